@@ -1,0 +1,56 @@
+"""Variance-preserving process with linear beta: dx = -beta(t)/2 x dt + sqrt(beta(t)) dW, t in (0, 1].
+
+beta(t) = beta_min + t (beta_max - beta_min), so log alpha = -t^2 (beta_max - beta_min)/4 - t beta_min/2 and
+alpha^2 + sigma^2 = 1 (Song et al. 2021, arXiv:2011.13456, eq. 32-33).
+"""
+
+import dataclasses
+from typing import final
+
+import jax
+import jax.numpy as jnp
+
+from jdiff.processes.base import Process, require
+from jdiff.typing import Array, Time
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VP(Process):
+    """Variance-preserving SDE with linear beta."""
+
+    beta_min: float = 0.1
+    """beta(0)."""
+    beta_max: float = 20.0
+    """beta(1)."""
+    t_min: float = 1e-3
+    """The least time that is trained and sampled."""
+
+    def __post_init__(self):
+        require(self.beta_min > 0, f"VP needs beta_min > 0, got {self.beta_min}")
+        require(self.beta_max >= self.beta_min, f"VP needs beta_max >= beta_min, got {self.beta_max} < {self.beta_min}")
+        require((self.t_min > 0) & (self.t_min < 1), f"VP needs 0 < t_min < 1, got {self.t_min}")
+
+    @property
+    def time_span(self) -> tuple[float, float]:
+        return self.t_min, 1.0
+
+    def _log_alpha(self, t: Time) -> Array:
+        t = jnp.asarray(t)
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.exp(self._log_alpha(t))
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sqrt(-jnp.expm1(2 * self._log_alpha(t)))
+
+    def log_snr(self, t: Time) -> Array:
+        log_alpha = self._log_alpha(t)
+        return 2 * log_alpha - jnp.log(-jnp.expm1(2 * log_alpha))
+
+    def time(self, log_snr: Time) -> Array:
+        integral = jax.nn.softplus(-jnp.asarray(log_snr))  # of beta from 0 to t, which is -2 log alpha
+        span = self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * span * integral))

@@ -1,0 +1,43 @@
+"""DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12 and 16) for any process.
+
+x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 var) eps + eta sqrt(var) z, with var the variance of the posterior
+q(x_s | x_t, x0). eta = 0 is deterministic; eta = 1 is ancestral sampling with the posterior's variance.
+"""
+
+import dataclasses
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+
+from jdiff import rng
+from jdiff.processes import Process
+from jdiff.processes.base import require
+from jdiff.samplers.base import Solver
+from jdiff.typing import Array, Denoiser, Key
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDIM(Solver):
+    """Order 1, one evaluation a step."""
+
+    eta: float = 0.0
+    """Share of the posterior's standard deviation drawn anew at each step, from 0 to 1."""
+
+    order = 1
+    nfe_per_step = 1
+
+    def __post_init__(self):
+        require((self.eta >= 0) & (self.eta <= 1), f"DDIM needs 0 <= eta <= 1, got {self.eta}")
+
+    def step(
+        self, denoise: Denoiser, process: Process, x: Array, carry: Any, t: Array, s: Array, keys: Key
+    ) -> tuple[Array, Any]:
+        prediction = denoise(x, t)
+        log_ratio = process.log_snr(t) - process.log_snr(s)
+        fresh = -jnp.expm1(log_ratio)  # the posterior's variance over sigma_s^2; what is left is exp(log_ratio)
+        kept = jnp.exp(log_ratio) + (1 - self.eta**2) * fresh
+        direction = jnp.sqrt(kept) * prediction.eps + self.eta * jnp.sqrt(fresh) * rng.normal(keys, x)
+        return process.alpha(s) * prediction.x0 + process.sigma(s) * direction, carry

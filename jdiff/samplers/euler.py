@@ -1,0 +1,25 @@
+"""Euler's method for the probability-flow ODE dx/dt = alpha' x0 + sigma' eps, in the process's own time."""
+
+import dataclasses
+from typing import Any, final
+
+import jax
+
+from jdiff.processes import Process
+from jdiff.samplers.base import Solver
+from jdiff.typing import Array, Denoiser, Key
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Euler(Solver):
+    """Order 1, one evaluation a step."""
+
+    order = 1
+    nfe_per_step = 1
+
+    def step(
+        self, denoise: Denoiser, process: Process, x: Array, carry: Any, t: Array, s: Array, keys: Key
+    ) -> tuple[Array, Any]:
+        return x + (s - t) * denoise(x, t).velocity(process, t), carry
