@@ -1,0 +1,24 @@
+"""Networks. The only folder that imports Flax: everywhere else a network is a `Network`, two pure functions.
+
+network = build(DiT(patch=2, width=256, depth=8, heads=4, mlp_ratio=4), size=32, channels=3, num_classes=10)
+params = network.init(jax.random.key(0))
+raw = network.apply(params, x, noise_label, {"label": label})
+"""
+
+from jdiff.models.dit import DiT
+from jdiff.models.functional import Network, functional
+from jdiff.models.unet import UNet
+
+__all__ = ["DiT", "Network", "UNet", "build", "functional"]
+
+
+def build(config: UNet | DiT, *, size: int, channels: int, num_classes: int) -> Network:
+    """The network of `config` for images [B, size, size, channels].
+
+    With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
+    it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM. Its output starts at zero, and
+    it computes in float32. Raises `ValueError` when `size` is not a multiple of what `config` needs.
+    """
+    if size <= 0 or size % config.divisor:
+        raise ValueError(f"size: {size} is not a positive multiple of {config.divisor}, which {config} needs")
+    return functional(lambda rngs: config.module(rngs, channels=channels, num_classes=num_classes))

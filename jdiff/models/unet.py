@@ -1,0 +1,154 @@
+"""U-Net: convolutions on a pyramid of resolutions (DDPM, 2006.11239; ADM, 2105.05233).
+
+Level i works at 1/2^i of the resolution of the patches with channels * multipliers[i] channels. The levels above the
+last one are walked down, then up again, each block on the way up taking the output of its mirror image on the way
+down; the last level lies in the middle. One block, with e the vector of the noise label and the class:
+
+    h = conv(silu(norm(x)));  h = conv(silu(norm(h) * (1 + a(e)) + b(e)));  x + h, then x + attention(norm(x))
+
+Differences from ADM, for speed: the network can work on patches (space to depth), normalization is RMS over channels,
+halving is a mean over 2x2 and doubling a repetition, and a skip is merged by a 1x1 product before its block instead
+of widening the block's 3x3 convolutions. The second convolution of a block and the last layer start at zero.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jdiff.models.layers import ZERO, Attention, Conditioning, depth_to_space, rms_norm, space_to_depth
+from jdiff.typing import Array, Cond
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet:
+    """The shape of a U-Net; plain values.
+
+    channels: width at level 0.
+    multipliers: width of each level, in units of `channels`; their number is the number of levels.
+    blocks: residual blocks of each level (on the way down, and as many on the way up).
+    attention: the levels whose blocks are followed by self-attention.
+    heads: attention heads; must divide the width of the levels in `attention`.
+    patch: edge of the square of pixels that is one position at level 0.
+
+    Raises `ValueError` for an impossible combination.
+    """
+
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: tuple[int, ...]
+    attention: tuple[int, ...]
+    heads: int
+    patch: int
+
+    def __post_init__(self):
+        levels = len(self.multipliers)
+        if len(self.blocks) != levels:
+            raise ValueError(f"blocks: {self.blocks} has {len(self.blocks)} entries for {levels} multipliers")
+        outside = [level for level in self.attention if not 0 <= level < levels]
+        if outside:
+            raise ValueError(f"attention: levels {outside} do not exist, there are 0 to {levels - 1}")
+        uneven = [level for level in self.attention if self.width(level) % self.heads]
+        if uneven:
+            raise ValueError(f"heads: {self.heads} does not divide the width of levels {uneven}")
+
+    def width(self, level: int) -> int:
+        """Channels at `level`."""
+        return self.channels * self.multipliers[level]
+
+    @property
+    def divisor(self) -> int:
+        """What the edge of the images must be a multiple of."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def module(self, rngs: nnx.Rngs, *, channels: int, num_classes: int) -> nnx.Module:
+        """The module for images of `channels` channels."""
+        return UNetModule(self, channels, num_classes, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """Residual block [B, H, W, width_in] -> [B, H, W, width]; a change of width goes through a 1x1 product."""
+
+    def __init__(self, width_in: int, width: int, embedding: int, heads: int, *, rngs: nnx.Rngs):
+        conv = partial(nnx.Conv, kernel_size=(3, 3), rngs=rngs)
+        self.gain = nnx.Param(jnp.ones(width))
+        self.widen = nnx.Linear(width_in, width, use_bias=False, rngs=rngs) if width_in != width else None
+        self.first = conv(width, width)
+        self.modulation = nnx.Linear(embedding, 2 * width, kernel_init=ZERO, rngs=rngs)
+        self.second = conv(width, width, kernel_init=ZERO)
+        self.attention = Attention(width, heads, zero=True, rngs=rngs) if heads else None
+
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        x = x if self.widen is None else self.widen(x)
+        scale, shift = jnp.split(self.modulation(embedding)[:, None, None], 2, axis=-1)
+        hidden = self.first(jax.nn.silu(rms_norm(x) * self.gain[...]))
+        x = x + self.second(jax.nn.silu(rms_norm(hidden) * (1.0 + scale) + shift))
+        if self.attention is None:
+            return x
+        b, h, w, width = x.shape
+        return x + self.attention(rms_norm(x).reshape(b, h * w, width)).reshape(x.shape)
+
+
+class UNetModule(nnx.Module):
+    """The network that a `UNet` describes."""
+
+    def __init__(self, config: UNet, channels: int, num_classes: int, *, rngs: nnx.Rngs):
+        embedding = 4 * config.channels
+        last = len(config.multipliers) - 1
+        pixels = channels * config.patch**2
+
+        def block(width_in: int, level: int) -> Block:
+            heads = config.heads if level in config.attention else 0
+            return Block(width_in, config.width(level), embedding, heads, rngs=rngs)
+
+        def walk(level: int, width_in: int, count: int) -> nnx.List:
+            widths = [width_in] + [config.width(level)] * (count - 1)
+            return nnx.List([block(width, level) for width in widths[:count]])
+
+        self.patch = config.patch
+        self.conditioning = Conditioning(embedding, num_classes, rngs=rngs)
+        self.enter = nnx.Conv(pixels, config.width(0), (3, 3), rngs=rngs)
+        above = [config.width(max(level - 1, 0)) for level in range(last + 1)]
+        self.down = nnx.List([walk(i, above[i], config.blocks[i]) for i in range(last)])
+        self.middle = walk(last, above[last], config.blocks[last])
+        self.up = nnx.List([walk(i, config.width(i), config.blocks[i]) for i in range(last)])
+        self.merge = nnx.List([self._merges(config, i, rngs) for i in range(last)])
+        self.gain = nnx.Param(jnp.ones(config.width(0)))
+        self.leave = nnx.Conv(config.width(0), pixels, (3, 3), kernel_init=ZERO, rngs=rngs)
+
+    @staticmethod
+    def _merges(config: UNet, level: int, rngs: nnx.Rngs) -> nnx.List:
+        width = config.width(level)
+        arriving = [config.width(level + 1)] + [width] * (config.blocks[level] - 1)
+        return nnx.List([nnx.Linear(w + width, width, rngs=rngs) for w in arriving])
+
+    def __call__(self, x: Array, noise_label: Array, cond: Cond) -> Array:
+        embedding = self.conditioning(noise_label, cond)
+        x = self.enter(space_to_depth(x, self.patch))
+        skips = []
+        for blocks in self.down:
+            for block in blocks:
+                x = block(x, embedding)
+                skips.append(x)
+            x = halve(x)
+        for block in self.middle:
+            x = block(x, embedding)
+        for blocks, merges in zip(reversed(self.up), reversed(self.merge)):
+            x = double(x)
+            for block, merge in zip(blocks, merges):
+                x = block(merge(jnp.concatenate([x, skips.pop()], axis=-1)), embedding)
+        x = self.leave(jax.nn.silu(rms_norm(x) * self.gain[...]))
+        return depth_to_space(x, self.patch)
+
+
+def halve(x: Array) -> Array:
+    """[B, H, W, C] -> [B, H/2, W/2, C]: mean over squares of 2x2."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def double(x: Array) -> Array:
+    """[B, H, W, C] -> [B, 2H, 2W, C]: every position four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
