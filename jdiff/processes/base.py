@@ -40,6 +40,11 @@ def require(condition: bool | Array, message: str) -> None:
         raise ValueError(message)
 
 
+def is_plain(dataclass: object) -> bool:
+    """Whether a dataclass holds plain values, as a person made it, rather than what JAX puts into a pytree's leaves."""
+    return all(isinstance(value, int | float | str) for value in vars(dataclass).values())
+
+
 class Process(abc.ABC):
     """A Gaussian noising process. Its values are frozen keyword-only dataclasses registered as pytrees.
 

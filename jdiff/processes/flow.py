@@ -10,7 +10,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from jdiff.processes.base import Process, require
+from jdiff.processes.base import Process, is_plain, require
 from jdiff.typing import Array, Time
 
 
@@ -24,6 +24,8 @@ class RectifiedFlow(Process):
     """The least time that is trained and sampled."""
 
     def __post_init__(self):
+        if not is_plain(self):
+            return
         require((self.t_min > 0) & (self.t_min < 1), f"RectifiedFlow needs 0 < t_min < 1, got {self.t_min}")
 
     @property

@@ -10,7 +10,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from jdiff.processes.base import Process, require
+from jdiff.processes.base import Process, is_plain, require
 from jdiff.typing import Array, Time
 
 
@@ -19,6 +19,8 @@ class _VarianceExploding(Process):
     sigma_max: float
 
     def __post_init__(self):
+        if not is_plain(self):
+            return
         name = type(self).__name__
         require(self.sigma_min > 0, f"{name} needs sigma_min > 0, got {self.sigma_min}")
         require(

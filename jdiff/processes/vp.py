@@ -10,7 +10,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from jdiff.processes.base import Process, require
+from jdiff.processes.base import Process, is_plain, require
 from jdiff.typing import Array, Time
 
 
@@ -28,6 +28,8 @@ class VP(Process):
     """The least time that is trained and sampled."""
 
     def __post_init__(self):
+        if not is_plain(self):
+            return
         require(self.beta_min > 0, f"VP needs beta_min > 0, got {self.beta_min}")
         require(self.beta_max >= self.beta_min, f"VP needs beta_max >= beta_min, got {self.beta_max} < {self.beta_min}")
         require((self.t_min > 0) & (self.t_min < 1), f"VP needs 0 < t_min < 1, got {self.t_min}")

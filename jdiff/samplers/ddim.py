@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jdiff import rng
 from jdiff.processes import Process
-from jdiff.processes.base import require
+from jdiff.processes.base import is_plain, require
 from jdiff.samplers.base import Solver
 from jdiff.typing import Array, Denoiser, Key
 
@@ -30,7 +30,7 @@ class DDIM(Solver):
     nfe_per_step = 1
 
     def __post_init__(self):
-        require((self.eta >= 0) & (self.eta <= 1), f"DDIM needs 0 <= eta <= 1, got {self.eta}")
+        require(not is_plain(self) or (self.eta >= 0) & (self.eta <= 1), f"DDIM needs 0 <= eta <= 1, got {self.eta}")
 
     def step(
         self, denoise: Denoiser, process: Process, x: Array, carry: Any, t: Array, s: Array, keys: Key
