@@ -1,0 +1,26 @@
+"""Images to train on: sources of rows, and the pipeline that makes batches of them."""
+
+from jdiff.data.config import Data, open_source
+from jdiff.data.folder import FolderSource
+from jdiff.data.openmoji import CREDIT, OpenMojiSource
+from jdiff.data.pipeline import Batch, batches, ordered, stream
+from jdiff.data.sources import ArraySource, Row, Source, Split, find_class
+from jdiff.data.tfds import TFDSSource
+
+__all__ = [
+    "CREDIT",
+    "ArraySource",
+    "Batch",
+    "Data",
+    "FolderSource",
+    "OpenMojiSource",
+    "Row",
+    "Source",
+    "Split",
+    "TFDSSource",
+    "batches",
+    "find_class",
+    "open_source",
+    "ordered",
+    "stream",
+]
