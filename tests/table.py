@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jdiff import oracles
-from jdiff.prediction import V, X0, EDMPreconditioning, Eps, Parameterization, Score, Velocity
+from jdiff.prediction import X0, EDMPreconditioning, Eps, Parameterization, Score, V, Velocity
 from jdiff.processes import EDM, VE, VP, Process, RectifiedFlow
 
 PROCESSES: dict[str, Process] = {"vp": VP(), "ve": VE(), "edm": EDM(), "flow": RectifiedFlow()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdiff import oracles
-from jdiff.prediction import EDMPreconditioning, Eps, Prediction, Velocity, X0, predictor
+from jdiff.prediction import X0, EDMPreconditioning, Eps, Prediction, Velocity, predictor
 from jdiff.processes import EDM, VP, RectifiedFlow
 from tests.table import NEED_SIGNAL, PARAMETERIZATIONS, PROCESSES, TIMES, two_modes
 

@@ -1,0 +1,52 @@
+"""`jdiff VERB ...`: one verb a file, each thin. Wrong input is one line on standard error and exit status 2."""
+
+import logging
+import os
+import sys
+
+VERBS = {
+    "train": "train a recipe, or go on with its run",
+    "sample": "draw images from a run",
+    "evaluate": "held-out loss and distances to held-out images, beside those of real images",
+    "info": "a run's config, parameters, FLOPs, devices and checkpoints",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `jdiff` command."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: jdiff VERB ...\n\n" + "\n".join(f"  jdiff {verb:9} {text}" for verb, text in VERBS.items()))
+        print("\n`jdiff VERB --help` tells the rest. --debug after any verb shows the traceback of an error.")
+        sys.exit(0 if arguments else 2)
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        fail(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
+    debug = "--debug" in rest
+    rest = [word for word in rest if word != "--debug"]
+    if not debug:
+        # Libraries log what they also raise; the one line below says it.
+        logging.disable(logging.ERROR)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        run(verb, rest)
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(verb: str, rest: list[str]) -> None:
+    """Imports the verb's file only now: `jdiff --help` need not load JAX."""
+    from importlib import import_module
+
+    import_module(f"jdiff.cli.{verb}").main(rest)
+
+
+def fail(message: str) -> None:
+    """One line, and exit status 2."""
+    print("jdiff: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

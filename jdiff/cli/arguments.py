@@ -1,0 +1,69 @@
+"""From words to dataclasses, by tyro: every field by its dotted name, wrong ones refused in one line."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from typing import Any, TypeVar
+
+import tyro
+
+from jdiff.experiment import choices
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], words: list[str], *, default: T | None = None, prog: str, description: str) -> T:
+    """An instance of `cls` from the command line. Raises ValueError, in one line, for what is unknown or impossible."""
+    errors = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                cls,
+                args=words,
+                prog=prog,
+                description=description,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                **extra,
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise ValueError(f"{prog}: {_sentence(errors.getvalue())}") from None
+        raise
+
+
+def _sentence(box: str) -> str:
+    """The text of tyro's framed message, without frame, hint and usage."""
+    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
+    return " ".join(line for line in lines if line and not re.match(r"(For full helptext|Full helptext)", line))
+
+
+def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """Takes `--process EDM` and the like out of `words`: where a field may hold one of several classes, its bare name
+    chooses the class, with that class's defaults. Raises ValueError for a class that does not exist or needs values."""
+    rest = []
+    words = [part for word in words for part in (word.split("=", 1) if re.match(r"--[a-z_]+=", word) else [word])]
+    position = 0
+    while position < len(words):
+        word = words[position]
+        field = word[2:].replace("-", "_") if word.startswith("--") else ""
+        options = choices(type(experiment), field) if hasattr(experiment, field) else {}
+        if not options:
+            rest.append(word)
+            position += 1
+            continue
+        name = words[position + 1] if position + 1 < len(words) else "nothing"
+        if name not in options:
+            raise ValueError(f"--{field} must be one of {', '.join(options)}, got {name}")
+        if not isinstance(getattr(experiment, field), options[name]):
+            experiment = dataclasses.replace(experiment, **{field: _with_defaults(options[name], field)})
+        position += 2
+    return experiment, rest
+
+
+def _with_defaults(cls: type, field: str) -> Any:
+    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    if required:
+        raise ValueError(f"--{field} {cls.__name__} needs {', '.join(required)}: choose it in a recipe")
+    return cls()

@@ -1,0 +1,45 @@
+"""`jdiff train RECIPE`: trains the recipe's experiment; the same command again goes on from the last checkpoint."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jdiff.cli.arguments import choose, parse
+from jdiff.experiment import Experiment, choices, load_recipe
+from jdiff.train import run
+from jdiff.train.loop import train
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """What `jdiff train` takes after the recipe."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(prefix_name=False)]
+    out: Path | None = None
+    """The run directory; runs/NAME-HASH of the config by default."""
+
+
+def main(words: list[str]) -> None:
+    if not words or words[0].startswith("-"):
+        print("usage: jdiff train RECIPE.py [--FIELD VALUE ...] [--out DIRECTORY]\n")
+        print("`jdiff train RECIPE.py --help` lists every field with the recipe's value.")
+        sys.exit(0 if words and words[0] in ("-h", "--help") else 2)
+    recipe = Path(words[0])
+    experiment, rest = choose(load_recipe(recipe), words[1:])
+    fields = (f.name for f in dataclasses.fields(Experiment))
+    classes = "; ".join(f"--{name} {'|'.join(options)}" for name in fields if (options := choices(Experiment, name)))
+    arguments = parse(
+        Train,
+        rest,
+        default=Train(experiment=experiment),
+        prog=f"jdiff train {recipe}",
+        description=f"Trains the experiment of {recipe}, or goes on with its run. Another class of a part, with its "
+        f"defaults: {classes}.",
+    )
+    directory = arguments.out or run.default_directory(arguments.experiment)
+    print(f"run directory: {directory}", flush=True)
+    train(arguments.experiment, directory)
+    print(f"pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it")

@@ -1,0 +1,142 @@
+"""Everything that defines a run, as a tree of frozen dataclasses of plain values.
+
+A recipe (`experiments/*.py`) makes one; the command line overrides any field by its dotted name; the run directory holds
+the result as JSON and carries its hash. A field that may hold one of several classes is written with the class's name.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from jdiff.data import Data
+from jdiff.losses import EDMLoss, LogNormalTime, SimpleLoss, UniformTime, VelocityLoss
+from jdiff.models import DiT, UNet
+from jdiff.parallel import Mesh
+from jdiff.pipelines import Sampling
+from jdiff.prediction import X0, EDMPreconditioning, Eps, Score, V, Velocity
+from jdiff.processes import EDM, VE, VP, RectifiedFlow
+from jdiff.train.optimizer import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run: the same experiment on the same data gives the same parameters."""
+
+    name: str
+    """Start of the run directory's name."""
+    data: Data
+    network: UNet | DiT
+    process: VP | VE | EDM | RectifiedFlow
+    parameterization: Eps | X0 | V | Score | Velocity | EDMPreconditioning
+    loss: SimpleLoss | EDMLoss | VelocityLoss
+    times: UniformTime | LogNormalTime
+    optimizer: Optimizer
+    sampling: Sampling
+    mesh: Mesh = Mesh()
+    seed: int = 0
+    """Of the parameters, the order of the data and the noise."""
+    batch_size: int = 32
+    """Examples a step, over all devices."""
+    steps: int = 1000
+    """Updates of the parameters."""
+    label_dropout: float = 0.1
+    """Share of examples trained without their class, for classifier-free guidance."""
+    ema_decay: float = 0.999
+    """Of the averaged parameters that samples are drawn from; smaller in the first steps."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    sample_every: int = 200
+    """Steps between pictures in samples/."""
+
+    def __post_init__(self):
+        for field, least in [("seed", 0), ("batch_size", 1), ("steps", 1)] + [
+            (f"{what}_every", 1) for what in ("log", "checkpoint", "sample")
+        ]:
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        for field in ("label_dropout", "ema_decay"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)}")
+        self.parameterization.check(self.process)
+
+
+def choices(cls: type, field: str) -> dict[str, type]:
+    """The classes that a field may hold, by name; empty for a field of one class or of plain values."""
+    hint = typing.get_type_hints(cls)[field]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
+    return {option.__name__: option for option in options if dataclasses.is_dataclass(option)}
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """A dataclass as nested dicts of plain values; "type" names the class where there is a choice."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        result[field.name] = inner
+        if dataclasses.is_dataclass(inner):
+            chosen = {"type": type(inner).__name__} if choices(type(value), field.name) else {}
+            result[field.name] = chosen | to_dict(inner)
+    return result
+
+
+def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
+    """Inverse of `to_dict` after JSON. Raises ValueError naming an unknown, missing or impossible field."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    if values.keys() != names:
+        raise ValueError(
+            f"{path or 'config'}: unknown {sorted(values - names)}, missing {sorted(names - values.keys())}"
+        )
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        where = f"{path}.{name}" if path else name
+        options = choices(cls, name)
+        if options:
+            value = dict(value)
+            chosen = value.pop("type", None)
+            if chosen not in options:
+                raise ValueError(f"{where}: type must be one of {sorted(options)}, got {chosen!r}")
+            value = from_dict(options[chosen], value, where)
+        elif dataclasses.is_dataclass(hints[name]):
+            value = from_dict(hints[name], value, where)
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def to_json(experiment: Experiment) -> str:
+    """The config file of a run."""
+    return json.dumps(to_dict(experiment), indent=2) + "\n"
+
+
+def from_json(text: str) -> Experiment:
+    """Inverse of `to_json`. Raises ValueError saying what does not fit."""
+    return from_dict(Experiment, json.loads(text))
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """Eight hexadecimal digits that change with any field."""
+    return hashlib.sha256(json.dumps(to_dict(experiment), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def load_recipe(path: Path) -> Experiment:
+    """The `experiment` of a recipe file. Raises ValueError if there is none."""
+    if not path.is_file():
+        raise ValueError(f"recipe {path} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"recipe {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"recipe {path} must define `experiment`, an Experiment, got {type(experiment).__name__}")
+    return experiment

@@ -1,0 +1,67 @@
+"""Pictures to look at: grids of images, noise becoming image, and samples beside their nearest training images."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """[-1, 1] to 0..255, rounded and clipped."""
+    return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def tile(images: np.ndarray, columns: int, *, gap: int = 1) -> np.ndarray:
+    """Images [n, H, W, 3] in [-1, 1] as one uint8 picture, row by row, on white."""
+    images = to_uint8(images)
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    return sheet
+
+
+def save(picture: np.ndarray, path: Path, *, enlarge: int = 1) -> None:
+    """Writes a uint8 picture as PNG, whole or not at all, each value as a square of `enlarge` pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(picture).save(unfinished, format="PNG")
+    unfinished.replace(path)
+
+
+def enlargement(size: int) -> int:
+    """How much an image of this size is enlarged to be looked at: to about 96 pixels."""
+    return max(1, 96 // size)
+
+
+def trajectory_sheet(path: np.ndarray, level: np.ndarray, columns: int = 10) -> np.ndarray:
+    """Noise becoming image: one row a sample, time to the right.
+
+    `path` [times + 1, n, H, W, C] ends with the samples; `level` [times] is the standard deviation that x is divided by
+    to be shown.
+    """
+    shown = np.concatenate([path[:-1] / np.reshape(level, (-1, 1, 1, 1, 1)), path[-1:]])
+    picked = np.unique(np.linspace(0, len(path) - 1, columns).round().astype(int))
+    rows = shown[picked].swapaxes(0, 1)  # [n, columns, H, W, C]
+    return tile(rows.reshape(-1, *rows.shape[2:]), len(picked))
+
+
+def nearest(samples: np.ndarray, images: np.ndarray, count: int) -> np.ndarray:
+    """The `count` rows of `images` nearest to each sample in squared pixel distance, mirrored or not: [n, count] ints."""
+    flat = images.reshape(len(images), -1)
+
+    def distance(queries: np.ndarray) -> np.ndarray:
+        queries = queries.reshape(len(queries), -1)
+        return (queries**2).sum(1)[:, None] - 2 * queries @ flat.T + (flat**2).sum(1)
+
+    return np.argsort(np.minimum(distance(samples), distance(samples[:, :, ::-1])), axis=1)[:, :count]
+
+
+def nearest_sheet(samples: np.ndarray, images: np.ndarray, count: int = 4) -> np.ndarray:
+    """One row a sample: the sample, then its nearest training images."""
+    found = images[nearest(samples, images, count)]
+    rows = np.concatenate([samples[:, None], found], axis=1)
+    return tile(rows.reshape(-1, *samples.shape[1:]), count + 1)

@@ -1,0 +1,115 @@
+"""A process, a parameterization, a network's parameters, guidance and a solver as one callable: images from seeds.
+
+Samples are drawn in chunks of one size, the last one padded, so that any number compiles once and sample 17 of seed 3 is
+the same drawing alone or among 64.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff import guidance, rng
+from jdiff.models import Network
+from jdiff.prediction import Parameterization, predictor
+from jdiff.processes import Process
+from jdiff.samplers import GRIDS, SOLVERS, sample
+from jdiff.typing import Array, Key, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How images are drawn from a trained network."""
+
+    solver: Literal["ddpm", "ddim", "euler", "heun", "dpmpp_2m"] = "dpmpp_2m"
+    """Numerical method."""
+    grid: Literal["uniform", "karras", "log_snr"] = "karras"
+    """How the steps are spread over time."""
+    steps: int = 20
+    """Times on the grid, the last of which gives the data."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 for the plain conditional model."""
+
+    def __post_init__(self):
+        for field, table in (("solver", SOLVERS), ("grid", GRIDS)):
+            if getattr(self, field) not in table:
+                raise ValueError(f"{field} must be one of {sorted(table)}, got {getattr(self, field)!r}")
+        if self.steps < 2:
+            raise ValueError(f"steps must be at least 2, got {self.steps}")
+
+
+class Pipeline:
+    """Draws images [n, H, W, C], float32 in [-1, 1]. Only solver, number of steps, guidance on or off, and chunk compile.
+
+    With classes, label == num_classes draws without one.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        process: Process,
+        parameterization: Parameterization,
+        *,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        sampling: Sampling,
+        chunk: int,
+    ):
+        self.shape, self.num_classes, self.sampling, self.chunk = shape, num_classes, sampling, chunk
+        self.grid = GRIDS[sampling.grid](process, sampling.steps)
+        # With classes, a scale of one is the conditional model: one evaluation a step, not two.
+        guided = num_classes > 0 and sampling.guidance != 1
+        solver = SOLVERS[sampling.solver]()
+
+        def draw(params: Params, key: Key, index: Array, label: Array, scale: Array, grid: Array, *, trajectory: bool):
+            predict = predictor(partial(network.apply, params), process, parameterization)
+            cond = {"label": label} if num_classes else {}
+            null = {"label": jnp.full_like(label, num_classes)} if num_classes else {}
+            denoise = (
+                guidance.classifier_free(predict, cond, null, scale) if guided else guidance.unguided(predict, cond)
+            )
+            keys = rng.per_example(rng.named(key, "sample"), index)
+            return sample(keys, denoise, process, solver, grid, shape, trajectory=trajectory)
+
+        self._draw: Callable = jax.jit(draw, static_argnames="trajectory")
+
+    def __call__(
+        self,
+        params: Params,
+        *,
+        seed: int,
+        index: Sequence[int] | np.ndarray,
+        label: Sequence[int] | np.ndarray | None = None,
+        trajectory: bool = False,
+    ) -> np.ndarray:
+        """Samples number `index` of `seed`, one class each (default: none).
+
+        With `trajectory`, the noisy x at every time of the grid and the samples: [steps + 1, n, H, W, C].
+        """
+        index = np.asarray(index, np.uint32)
+        label = np.full(len(index), self.num_classes) if label is None else np.asarray(label)
+        if len(label) != len(index):
+            raise ValueError(f"label must have one class for each of the {len(index)} samples, got {len(label)}")
+        if not (label <= self.num_classes).all() or (label < 0).any():
+            raise ValueError(f"label must be in 0..{self.num_classes}, got {label.min()}..{label.max()}")
+        parts = []
+        for start in range(0, len(index), self.chunk):
+            here = slice(start, start + self.chunk)
+            missing = self.chunk - len(index[here])
+            images = self._draw(
+                params,
+                jax.random.key(seed),
+                np.pad(index[here], (0, missing)),
+                np.pad(label[here].astype(np.int32), (0, missing), constant_values=self.num_classes),
+                jnp.float32(self.sampling.guidance),
+                self.grid,
+                trajectory=trajectory,
+            )
+            if trajectory:
+                images = np.concatenate([np.asarray(images[1]), np.asarray(images[0])[None]])
+            parts.append(np.asarray(images)[..., : self.chunk - missing, :, :, :])
+        return np.concatenate(parts, axis=1 if trajectory else 0)

@@ -1,0 +1,29 @@
+"""What training changes: one pytree, passed in and returned, saved and restored whole."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jdiff import rng
+from jdiff.models import Network
+from jdiff.typing import Array, Params
+
+
+class TrainState(NamedTuple):
+    """The state after `step` updates."""
+
+    step: Array  # int32 []
+    params: Params
+    ema: Params
+    opt_state: optax.OptState
+    key: Array  # uint32 [2]: data of the key that all noise of the run comes from
+
+
+def initial(network: Network, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first update: a pure function of the seed."""
+    key = jax.random.key(seed)
+    params = network.init(rng.named(key, "parameters"))
+    average = jax.tree.map(jnp.copy, params)  # a buffer of its own, or donation would give one buffer away twice
+    return TrainState(jnp.int32(0), params, average, optimizer.init(params), jax.random.key_data(key))

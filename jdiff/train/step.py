@@ -1,0 +1,57 @@
+"""One update: noise from (seed, step, example), loss, gradient, optimizer, average. A pure function, jitted by the loop."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jdiff import rng
+from jdiff.experiment import Experiment
+from jdiff.losses import diffusion_loss
+from jdiff.models import Network
+from jdiff.prediction import predictor
+from jdiff.train import ema
+from jdiff.train.state import TrainState
+from jdiff.typing import Array, Cond, Key
+
+Metrics = dict[str, Array]
+
+
+def dropped(keys: Key, cond: Cond, rate: float, num_classes: int) -> Cond:
+    """The conditions with a share `rate` of the labels replaced by the null class, row b by keys[b] alone."""
+    if "label" not in cond:
+        return cond
+    drop = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(rng.named(keys, "label_dropout"))
+    return cond | {"label": jnp.where(drop, num_classes, cond["label"])}
+
+
+def make_step(
+    experiment: Experiment, network: Network, optimizer: optax.GradientTransformation, num_classes: int
+) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
+    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], index uint32 [B], and label int32 [B]
+    where there are classes. Metrics are float32 scalars of this update."""
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
+        keys = rng.per_example(key, batch["index"])
+        cond = {name: value for name, value in batch.items() if name not in ("image", "index")}
+        cond = dropped(keys, cond, experiment.label_dropout, num_classes)
+
+        def mean_loss(params):
+            predict = predictor(partial(network.apply, params), experiment.process, experiment.parameterization)
+            losses, _ = diffusion_loss(
+                keys, predict, experiment.process, experiment.loss, experiment.times, batch["image"], cond
+            )
+            return losses.mean()
+
+        loss, gradient = jax.value_and_grad(mean_loss)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = ema.update(state.ema, params, state.step, experiment.ema_decay)
+        learning_rate = experiment.optimizer.schedule(experiment.steps)(state.step + 1)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient), "learning_rate": learning_rate}
+        return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
+
+    return step
