@@ -4,6 +4,7 @@ The feature `image` is used and, where it is a `ClassLabel`, the feature `label`
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,13 +30,15 @@ class TFDSSource:
         import tensorflow_datasets as tfds
 
         self._name, self._size = name, size
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        # Any: tfds declares features and data sources more loosely than they are.
+        builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
         info = builder.info
-        if "image" not in info.features or "train" not in info.splits:
+        features = dict(info.features.items())
+        if "image" not in features or "train" not in info.splits:
             raise ValueError(
                 f"tfds dataset {name} must have a feature image and a split train; it has the features "
-                f"{', '.join(info.features)} and the splits {', '.join(info.splits)}"
+                f"{', '.join(features)} and the splits {', '.join(info.splits)}"
             )
         own = next((own for own in ("test", "validation") if own in info.splits), None)
         part = own if split == "held_out" and own else "train"
@@ -46,7 +49,7 @@ class TFDSSource:
         if not len(self._rows):
             raise ValueError(f"tfds dataset {name} has {len(self._data)} rows in {part} and none on the side {split}")
 
-        label = info.features.get("label")
+        label = features.get("label")
         self.class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
         described = (info.full_name, part, own, split, len(self._data), info.splits[part].num_bytes, size)
         self.fingerprint = hashlib.sha256(repr((described, self.class_names)).encode()).hexdigest()
