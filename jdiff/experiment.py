@@ -1,7 +1,7 @@
 """Everything that defines a run, as a tree of frozen dataclasses of plain values.
 
-A recipe (`experiments/*.py`) makes one; the command line overrides any field by its dotted name; the run directory holds
-the result as JSON and carries its hash. A field that may hold one of several classes is written with the class's name.
+A recipe (`experiments/*.py`) makes one; the command line overrides any field by its dotted name; the run directory
+holds the result as JSON and carries its hash. Where a field may hold one of several classes, the class is named.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Experiment:
     times: UniformTime | LogNormalTime
     optimizer: Optimizer
     sampling: Sampling
-    mesh: Mesh = Mesh()
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
     seed: int = 0
     """Of the parameters, the order of the data and the noise."""
     batch_size: int = 32

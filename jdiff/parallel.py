@@ -1,7 +1,7 @@
 """Meshes and how arrays lie on them.
 
-Axes: `data` (the batch is split, parameters are copies) and `fsdp` (the batch is split, and so are large parameters, their
-optimizer state and their averages). Each may be 1. The global batch is the same arithmetic on any mesh.
+Axes: `data` (the batch is split, parameters are copies) and `fsdp` (the batch is split, and so are large parameters,
+their optimizer state and their averages). Each may be 1. The global batch is the same arithmetic on any mesh.
 """
 
 import dataclasses

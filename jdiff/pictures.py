@@ -50,7 +50,7 @@ def trajectory_sheet(path: np.ndarray, level: np.ndarray, columns: int = 10) -> 
 
 
 def nearest(samples: np.ndarray, images: np.ndarray, count: int) -> np.ndarray:
-    """The `count` rows of `images` nearest to each sample in squared pixel distance, mirrored or not: [n, count] ints."""
+    """The rows of `images` nearest to each sample in squared pixel distance, mirrored or not: integers [n, count]."""
     flat = images.reshape(len(images), -1)
 
     def distance(queries: np.ndarray) -> np.ndarray:

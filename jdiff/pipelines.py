@@ -1,7 +1,7 @@
 """A process, a parameterization, a network's parameters, guidance and a solver as one callable: images from seeds.
 
-Samples are drawn in chunks of one size, the last one padded, so that any number compiles once and sample 17 of seed 3 is
-the same drawing alone or among 64.
+Samples are drawn in chunks of one size, the last one padded, so that any number compiles once and sample 17 of seed 3
+is the same drawing alone or among 64.
 """
 
 import dataclasses
@@ -43,7 +43,9 @@ class Sampling:
 
 
 class Pipeline:
-    """Draws images [n, H, W, C], float32 in [-1, 1]. Only solver, number of steps, guidance on or off, and chunk compile.
+    """Draws images [n, H, W, C], float32 in [-1, 1].
+
+    It compiles once: the number of samples, seeds, classes, the scale of guidance and the grid are values.
 
     With classes, label == num_classes draws without one.
     """

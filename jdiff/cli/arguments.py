@@ -24,7 +24,7 @@ def parse(cls: type[T], words: list[str], *, default: T | None = None, prog: str
                 args=words,
                 prog=prog,
                 description=description,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
                 **extra,
             )
     except SystemExit as stop:
@@ -35,14 +35,15 @@ def parse(cls: type[T], words: list[str], *, default: T | None = None, prog: str
 
 def _sentence(box: str) -> str:
     """The text of tyro's framed message, without frame, hint and usage."""
-    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
+    inside = [line for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    lines = [re.sub(r"[│─]", " ", line).strip() for line in inside]
     return " ".join(line for line in lines if line and not re.match(r"(For full helptext|Full helptext)", line))
 
 
 def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:
     """Takes `--process EDM` and the like out of `words`: where a field may hold one of several classes, its bare name
     chooses the class, with that class's defaults. Raises ValueError for a class that does not exist or needs values."""
-    rest = []
+    rest, chosen = [], {}
     words = [part for word in words for part in (word.split("=", 1) if re.match(r"--[a-z_]+=", word) else [word])]
     position = 0
     while position < len(words):
@@ -57,9 +58,9 @@ def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:
         if name not in options:
             raise ValueError(f"--{field} must be one of {', '.join(options)}, got {name}")
         if not isinstance(getattr(experiment, field), options[name]):
-            experiment = dataclasses.replace(experiment, **{field: _with_defaults(options[name], field)})
+            chosen[field] = _with_defaults(options[name], field)
         position += 2
-    return experiment, rest
+    return dataclasses.replace(experiment, **chosen), rest
 
 
 def _with_defaults(cls: type, field: str) -> Any:

@@ -1,6 +1,7 @@
 """`jdiff train RECIPE`: trains the recipe's experiment; the same command again goes on from the last checkpoint."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,9 +18,11 @@ from jdiff.train.loop import train
 class Train:
     """What `jdiff train` takes after the recipe."""
 
-    experiment: Annotated[Experiment, tyro.conf.arg(prefix_name=False)]
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     out: Path | None = None
     """The run directory; runs/NAME-HASH of the config by default."""
+    json: bool = False
+    """End with one line of JSON instead of words."""
 
 
 def main(words: list[str]) -> None:
@@ -40,6 +43,13 @@ def main(words: list[str]) -> None:
         f"defaults: {classes}.",
     )
     directory = arguments.out or run.default_directory(arguments.experiment)
-    print(f"run directory: {directory}", flush=True)
-    train(arguments.experiment, directory)
-    print(f"pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it")
+    if not arguments.json:
+        print(f"run directory: {directory}", flush=True)
+    state = train(arguments.experiment, directory)
+    if arguments.json:
+        last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+        print(json.dumps({"directory": str(directory), "samples": str(directory / "samples.png"), **last}))
+    else:
+        print(
+            f"step {int(state.step)}; pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it"
+        )

@@ -17,11 +17,12 @@ _KEPT = 3
 class Checkpoints:
     """The checkpoints of one run, by step. Close it, or use it as a context, to finish the save under way."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, *, clean: bool = False):
+        """With `clean`, what an interrupted save has left is removed: only for the process that trains."""
         self.directory = directory.absolute()
         policy = ocp.training.preservation_policies.LatestN(_KEPT)
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory, preservation_policy=policy, cleanup_tmp_directories=True
+            self.directory, preservation_policy=policy, cleanup_tmp_directories=clean
         )
 
     def __enter__(self):

@@ -90,11 +90,11 @@ def assemble(experiment: Experiment, num_classes: int) -> Trainer:
 
 
 def train(experiment: Experiment, directory: Path) -> TrainState:
-    """Trains to the last step, from wherever `directory` has got to, and leaves the pictures there. Returns the state."""
+    """Trains to the last step, from wherever `directory` has got to, and leaves pictures there. Returns the state."""
     source = open_source(experiment.data, "train")
     trainer = assemble(experiment, len(source.class_names))
     run.claim(directory, experiment, source)
-    with Checkpoints(directory / "checkpoints") as checkpoints:
+    with Checkpoints(directory / "checkpoints", clean=True) as checkpoints:
         done = checkpoints.steps[-1] if checkpoints.steps else 0
         state = checkpoints.restore(done, trainer.abstract) if done else trainer.initial()
         run.cut(directory / "metrics.jsonl", done)

@@ -1,4 +1,4 @@
-"""One update: noise from (seed, step, example), loss, gradient, optimizer, average. A pure function, jitted by the loop."""
+"""One update: noise from (seed, step, example), loss, gradient, optimizer, average. A pure function."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,0 +1,92 @@
+"""`jdiff evaluate RUN`: held-out loss by noise level, and distances of samples to held-out images beside the floor."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jdiff.cli.arguments import parse
+from jdiff.data import Source, open_source, ordered
+from jdiff.evaluate import NAME, draw_losses, loss_by_level, measure
+from jdiff.samplers import GRIDS
+from jdiff.train.restore import open_run
+from jdiff.train.run import write_atomically
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What `jdiff evaluate` takes."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory."""
+    n: int | None = None
+    """Samples for the distances, and training images for the floor; by default 256, or all where there are fewer."""
+    seeds: int = 3
+    """How often the distances are measured, with other samples."""
+    levels: int = 10
+    """Noise levels of the loss, spread as the run's sampling grid is."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+def everything(source: Source) -> tuple[np.ndarray, np.ndarray | None]:
+    """All images of a source [N, H, W, 3], and their labels where there are any."""
+    parts = list(ordered(source, 256))
+    labels = np.concatenate([part["label"] for part in parts]) if source.class_names else None
+    return np.concatenate([part["image"] for part in parts]), labels
+
+
+def main(words: list[str]) -> None:
+    arguments = parse(Evaluate, words, prog="jdiff evaluate", description=__doc__ or "")
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
+    run = open_run(arguments.run)
+    trainer, experiment = run.trainer, run.trainer.experiment
+    params = run.state().ema
+    train, train_labels = everything(open_source(experiment.data, "train"))
+    held_out, held_out_labels = everything(open_source(experiment.data, "held_out"))
+
+    n = min(256, len(train)) if arguments.n is None else arguments.n
+    times = GRIDS[experiment.sampling.grid](experiment.process, arguments.levels)
+    losses = {
+        name: loss_by_level(
+            trainer.network, params, experiment.process, experiment.parameterization, experiment.loss, *images, times
+        )
+        for name, images in {
+            "held_out": (held_out, held_out_labels),
+            "train": (train[: len(held_out)], None if train_labels is None else train_labels[: len(held_out)]),
+        }.items()
+    }
+    noise = np.asarray(jnp.exp(-experiment.process.log_snr(times) / 2))
+    draw_losses(noise, losses["held_out"], losses["train"], arguments.run / "evaluate.png")
+
+    pipeline = trainer.pipeline(64)
+    # Samples are asked for in the classes of training images, so that both sides have the same share of each.
+    labels = None if train_labels is None else np.random.default_rng(0).choice(train_labels, n)
+    draw = lambda seed: pipeline(params, seed=seed, index=range(n), label=labels)
+    distances = measure(draw, train, held_out, n, arguments.seeds)
+
+    figures = {
+        "step": run.steps[-1],
+        "loss": [
+            {"noise": float(a), "held_out": float(b), "train": float(c)}
+            for a, b, c in zip(noise, losses["held_out"], losses["train"], strict=True)
+        ],
+        "features": NAME,
+        **dataclasses.asdict(distances),
+    }
+    write_atomically(arguments.run / "evaluate.json", json.dumps(figures, indent=2) + "\n")
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+    print("loss by noise level (picture: evaluate.png in the run)\n  sigma/alpha   held out      train")
+    for a, b, c in zip(noise, losses["held_out"], losses["train"], strict=True):
+        print(f"{a:13.4g} {b:10.4f} {c:10.4f}")
+    print(f"distance to {distances.held_out} held-out images in {NAME}, {arguments.seeds} seeds, mean (std)")
+    row = lambda values: f"{np.mean(values):9.4f} ({np.std(values):.4f})"
+    print(f"  {n} samples          Frechet {row(distances.frechet)}   MMD^2 {row(distances.mmd)}")
+    print(f"  {n} training images  Frechet {row(distances.frechet_floor)}   MMD^2 {row(distances.mmd_floor)}")

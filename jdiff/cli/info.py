@@ -1,0 +1,72 @@
+"""`jdiff info RUN`: config, parameters by module, FLOPs a step, devices and checkpoints of a run."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from jdiff.cli.arguments import parse
+from jdiff.experiment import to_dict
+from jdiff.train.loop import Trainer
+from jdiff.train.restore import open_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info:
+    """What `jdiff info` takes."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def parameters_by_module(trainer: Trainer) -> dict[str, int]:
+    """Number of parameters of each part at the top of the network."""
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in trainer.abstract.params.items()}
+
+
+def flops_a_step(trainer: Trainer) -> float:
+    """Floating-point operations of one update as XLA counts them before it optimizes; nothing is compiled or run."""
+    size, rows = trainer.experiment.data.size, trainer.experiment.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32),
+        "index": jax.ShapeDtypeStruct((rows,), jnp.uint32),
+    }
+    if trainer.num_classes:
+        batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    cost = trainer.step().lower(trainer.abstract, batch).cost_analysis()
+    return float(cost["flops"]) if cost else float("nan")
+
+
+def main(words: list[str]) -> None:
+    arguments = parse(Info, words, prog="jdiff info", description=__doc__ or "")
+    run = open_run(arguments.run)
+    trainer = run.trainer
+    modules = parameters_by_module(trainer)
+    figures = {
+        "config": to_dict(trainer.experiment),
+        "parameters": sum(modules.values()),
+        "parameters_by_module": modules,
+        "flops_a_step": flops_a_step(trainer),
+        "manifest": run.manifest,
+        "devices_here": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "checkpoints": run.steps,
+    }
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+    print(f"run          {arguments.run}")
+    print(f"checkpoints  {', '.join(map(str, run.steps)) or 'none'} of {trainer.experiment.steps} steps")
+    print(f"data         {run.manifest['data']['rows']} training images, {trainer.num_classes} classes")
+    print(f"devices      {figures['devices_here']} here; the run was started on {run.manifest['devices']}")
+    print(f"FLOPs        {figures['flops_a_step']:.3e} a step of {trainer.experiment.batch_size} images")
+    print(f"parameters   {figures['parameters']:,}")
+    for name, count in modules.items():
+        print(f"             {count:10,}  {name}")
+    print("config")
+    print(json.dumps(figures["config"], indent=2))

@@ -1,0 +1,82 @@
+"""`jdiff sample RUN`: draws images from a run's averaged parameters; a grid and single PNGs."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from jdiff import pictures
+from jdiff.cli.arguments import parse
+from jdiff.data import find_class
+from jdiff.pipelines import Sampling
+from jdiff.train.loop import every_class
+from jdiff.train.restore import open_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What `jdiff sample` takes."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory."""
+    n: int = 64
+    """How many images: numbers 0 to n - 1 of the seed, whatever n is."""
+    seed: int = 0
+    """Of the noise."""
+    name: Annotated[str | None, tyro.conf.arg(name="class")] = None
+    """A class by its name or a unique part of it; "none" for the unconditional model; by default each class in turn."""
+    solver: str | None = None
+    """ddpm, ddim, euler, heun or dpmpp_2m; the run's own by default."""
+    grid: str | None = None
+    """uniform, karras or log_snr; the run's own by default."""
+    steps: int | None = None
+    """Times on the grid; the run's own by default."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance; the run's own by default."""
+    chunk: int = 16
+    """Images drawn at once."""
+    out: Path | None = None
+    """Directory for the images; in the run's draws/ by default."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+def main(words: list[str]) -> None:
+    arguments = parse(Sample, words, prog="jdiff sample", description=__doc__ or "")
+    for field in ("n", "chunk"):
+        if getattr(arguments, field) < 1:
+            raise ValueError(f"--{field} must be at least 1, got {getattr(arguments, field)}")
+    run = open_run(arguments.run)
+    trainer = run.trainer
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Sampling)}
+    pipeline = trainer.pipeline(arguments.chunk, **{name: value for name, value in given.items() if value is not None})
+    label = every_class(trainer, arguments.n)
+    if arguments.name is not None:
+        chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
+        label = np.full(arguments.n, chosen)
+    params = run.state().ema
+    start = time.monotonic()
+    images = pipeline(params, seed=arguments.seed, index=range(arguments.n), label=label)
+    seconds = time.monotonic() - start
+    out = arguments.out or _directory(arguments, pipeline.sampling)
+    for number, image in enumerate(images):
+        pictures.save(pictures.to_uint8(image), out / f"{number:05d}.png")
+    columns = max(1, round(arguments.n**0.5))
+    grid = out / "grid.png"
+    pictures.save(pictures.tile(images, columns), grid, enlarge=pictures.enlargement(trainer.experiment.data.size))
+    figures = {"grid": str(grid), "n": arguments.n, "step": run.steps[-1], "seconds": seconds}
+    figures |= dataclasses.asdict(pipeline.sampling)
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        print(f"{arguments.n} images from step {run.steps[-1]} in {seconds:.1f} s, compilation included: {grid}")
+
+
+def _directory(arguments: Sample, sampling: Sampling) -> Path:
+    name = f"seed{arguments.seed}_{sampling.solver}{sampling.steps}_guidance{sampling.guidance:g}"
+    words = "" if arguments.name is None else "_" + "-".join(arguments.name.replace(",", " ").split())
+    return arguments.run / "draws" / (name + words)
