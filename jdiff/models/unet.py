@@ -135,9 +135,9 @@ class UNetModule(nnx.Module):
             x = halve(x)
         for block in self.middle:
             x = block(x, embedding)
-        for blocks, merges in zip(reversed(self.up), reversed(self.merge)):
+        for blocks, merges in zip(reversed(self.up), reversed(self.merge), strict=True):
             x = double(x)
-            for block, merge in zip(blocks, merges):
+            for block, merge in zip(blocks, merges, strict=True):
                 x = block(merge(jnp.concatenate([x, skips.pop()], axis=-1)), embedding)
         x = self.leave(jax.nn.silu(rms_norm(x) * self.gain[...]))
         return depth_to_space(x, self.patch)

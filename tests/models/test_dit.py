@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jdiff.models import DiT, build
+from tests.models.draws import drawn
 
 CONFIG = DiT(patch=2, width=16, depth=2, heads=2, mlp_ratio=2)
 
@@ -13,12 +14,9 @@ CONFIG = DiT(patch=2, width=16, depth=2, heads=2, mlp_ratio=2)
 def test_permuting_the_patches_does_not_just_permute_the_output():
     """Without positions a transformer is equivariant to permutations of its tokens; here one must not be."""
     network = build(CONFIG, size=8, channels=1, num_classes=0)
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-        network.init(jax.random.key(0)),
-    )
+    params = drawn(network)
     x = jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
-    apply = lambda x: network.apply(params, x, jnp.zeros(1), {})  # noqa: E731
+    apply = jax.jit(lambda x: network.apply(params, x, jnp.zeros(1), {}))
     for axis in (1, 2):
         rolled = jnp.roll(apply(x), 2, axis)
         assert jnp.abs(apply(jnp.roll(x, 2, axis)) - rolled).max() > 0.02 * jnp.abs(rolled).max()
@@ -27,11 +25,12 @@ def test_permuting_the_patches_does_not_just_permute_the_output():
 def test_a_patch_is_put_back_where_it_was():
     """With the blocks at their zero start and a linear entry and exit, a change in one patch stays in that patch."""
     network = build(CONFIG, size=8, channels=1, num_classes=0)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     params["leave"]["kernel"] = jax.random.normal(jax.random.key(1), params["leave"]["kernel"].shape)
     x = jax.random.normal(jax.random.key(2), (1, 8, 8, 1))
-    moved = network.apply(params, x.at[0, 2:4, 6:8].add(1.0), jnp.zeros(1), {})
-    changed = np.abs(moved - network.apply(params, x, jnp.zeros(1), {}))[0, :, :, 0] > 1e-6
+    apply = jax.jit(lambda x: network.apply(params, x, jnp.zeros(1), {}))
+    moved = apply(x.at[0, 2:4, 6:8].add(1.0))
+    changed = np.abs(moved - apply(x))[0, :, :, 0] > 1e-6
     assert changed[2:4, 6:8].any()
     changed[2:4, 6:8] = False
     assert not changed.any()
@@ -39,6 +38,6 @@ def test_a_patch_is_put_back_where_it_was():
 
 @pytest.mark.parametrize("change", [{"width": 18}, {"heads": 3}])
 def test_impossible_widths_are_refused(change):
-    fields = dict(patch=2, width=16, depth=1, heads=2, mlp_ratio=2) | change
-    with pytest.raises(ValueError, match="^width:"):
+    fields = {"patch": 2, "width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2} | change
+    with pytest.raises(ValueError, match=r"^width:"):
         DiT(**fields)
