@@ -95,6 +95,30 @@ def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
     assert not any((epoch == np.arange(ROWS)).all() for epoch in epochs)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 17, 64, 65, 255, 1000])
+def test_every_epoch_is_a_permutation_for_any_number_of_rows(rows):
+    source = ArraySource(np.zeros((rows, 1, 1, 3), np.uint8), np.arange(rows), [str(row) for row in range(rows)])
+    epochs = make(source, batch_size=3 * rows)[1]["label"].reshape(3, rows)
+    assert (np.sort(epochs) == np.arange(rows)).all()
+
+
+def excess(counts, expected):
+    """Chi-squared of counts that should be equal, in standard deviations above its mean."""
+    return (((counts - expected) ** 2 / expected).sum() - counts.size) / np.sqrt(2 * counts.size)
+
+
+@pytest.mark.parametrize("rows", [5, 37, 300])
+def test_orders_are_uniform(rows):
+    """Over 4,000 epochs each row is in each place equally often and, among more than a few, follows each other one."""
+    source = ArraySource(np.zeros((rows, 1, 1, 3), np.uint8), np.arange(rows), [str(row) for row in range(rows)])
+    order = make(source, batch_size=4000 * rows)[0]["label"].reshape(4000, rows)
+    places = np.stack([np.bincount(order[:, place], minlength=rows) for place in range(rows)])
+    assert excess(places, 4000 / rows) < 5
+    if rows > 8:
+        pairs = np.bincount(order[:, 0] * rows + order[:, 1], minlength=rows**2).reshape(rows, rows)
+        assert excess(pairs[~np.eye(rows, dtype=bool)], 4000 / rows / (rows - 1)) < 5
+
+
 def test_seeds_have_orders_of_their_own():
     """Also one epoch apart, where seeds that are added to the epoch's number would coincide."""
     orders = [tuple(epoch) for seed in range(6) for epoch in rows_of(make(seed=seed), ROWS).reshape(-1, ROWS)]
