@@ -40,8 +40,8 @@ class Optimizer:
         """Learning rate by update, for a run of `steps`."""
         if self.decay == "none":
             return optax.warmup_constant_schedule(0.0, self.learning_rate, self.warmup)
-        # At least one step of decay: a run shorter than its warm-up ends inside it.
-        total = max(steps, self.warmup + 1)
+        # Zero is reached one update after the last, which would be wasted; a run shorter than its warm-up ends inside it.
+        total = max(steps, self.warmup) + 1
         return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup, total)
 
     def build(self, steps: int) -> optax.GradientTransformation:

@@ -41,17 +41,19 @@ class Progress:
         self._bar.stop()
 
     def show(self, step: int, loss: float) -> float:
-        """Shows a step that has just been finished; returns the images a second since the last one shown."""
+        """Shows a step that has just been finished; returns the images a second since the last one shown.
+
+        That is the last known rate (0 at first) where no step lies between: after the one that compiled.
+        """
         now = time.monotonic()
         before, then = self._mark
-        self._rate, self._mark = (step - before) * self._batch_size / max(now - then, 1e-9), (step, now)
+        if step > before:
+            self._rate, self._mark = (step - before) * self._batch_size / max(now - then, 1e-9), (step, now)
         self._loss = loss if self._loss is None else _SMOOTH * self._loss + (1 - _SMOOTH) * loss
         self._bar.update(self._task, completed=step, loss=self._loss, rate=self._rate)
         if not self._live and (now - self._printed > _PLAIN_SECONDS or step == self._total):
-            left = (self._total - step) * self._batch_size / self._rate
-            self._console.print(
-                f"step {step}/{self._total}  loss {self._loss:.4f}  {self._rate:.0f} images/s  {left:.0f} s left"
-            )
+            left = f"  {(self._total - step) * self._batch_size / self._rate:.0f} s left" if self._rate else ""
+            self._console.print(f"step {step}/{self._total}  loss {self._loss:.4f}  {self._rate:.0f} images/s{left}")
             self._printed = now
         return self._rate
 
