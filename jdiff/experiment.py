@@ -91,7 +91,7 @@ def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
     names = {field.name for field in dataclasses.fields(cls)}
     if values.keys() != names:
         raise ValueError(
-            f"{path or 'config'}: unknown {sorted(values - names)}, missing {sorted(names - values.keys())}"
+            f"{path or 'config'}: unknown {sorted(values.keys() - names)}, missing {sorted(names - values.keys())}"
         )
     hints = typing.get_type_hints(cls)
     arguments = {}

@@ -1,0 +1,55 @@
+"""Experiments to JSON and back, and their hash."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jdiff import experiment as ex
+from jdiff.models import UNet
+from jdiff.processes import VE, RectifiedFlow
+from tests.recipe import experiment
+
+
+def test_json_and_back():
+    assert ex.from_json(ex.to_json(experiment)) == experiment
+    unet = UNet(channels=8, multipliers=(1, 2), blocks=(1, 1), attention=(1,), heads=2, patch=2)
+    other = dataclasses.replace(experiment, process=VE(sigma_max=9.0), network=unet)
+    assert ex.from_json(ex.to_json(other)) == other
+
+
+def test_the_hash_changes_with_any_field():
+    hashes = {ex.fingerprint(experiment)}
+    for change in [
+        {"seed": 1},
+        {"process": VE()},
+        {"data": dataclasses.replace(experiment.data, size=16)},
+        {"optimizer": dataclasses.replace(experiment.optimizer, clip=0.5)},
+        {"sampling": dataclasses.replace(experiment.sampling, guidance=2.0)},
+    ]:
+        hashes.add(ex.fingerprint(dataclasses.replace(experiment, **change)))
+    assert len(hashes) == 6
+    assert ex.fingerprint(ex.from_json(ex.to_json(experiment))) in hashes
+
+
+def test_what_does_not_fit_is_named():
+    values = json.loads(ex.to_json(experiment))
+    for change, message in [
+        ({"stepss": 3}, r"unknown \['stepss'\], missing \[\]"),
+        ({"process": {"type": "Nope"}}, r"process: type must be one of .*'VP'.*, got 'Nope'"),
+        ({"process": {"type": "EDM", "sigma_min": 1.0}}, r"process: unknown \[\], missing \['sigma_max'\]"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\), got 1\.5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ex.from_json(json.dumps(values | change))
+    with pytest.raises(ValueError, match="EDMPreconditioning cannot be used with RectifiedFlow"):
+        dataclasses.replace(experiment, process=RectifiedFlow())
+
+
+def test_recipes_are_files_that_define_an_experiment(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        ex.load_recipe(tmp_path / "none.py")
+    (tmp_path / "empty.py").write_text("experiment = 3\n")
+    with pytest.raises(ValueError, match="must define `experiment`, an Experiment, got int"):
+        ex.load_recipe(tmp_path / "empty.py")
