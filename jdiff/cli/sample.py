@@ -68,7 +68,7 @@ def main(words: list[str]) -> None:
     columns = max(1, round(arguments.n**0.5))
     grid = out / "grid.png"
     pictures.save(pictures.tile(images, columns), grid, enlarge=pictures.enlargement(trainer.experiment.data.size))
-    figures = {"grid": str(grid), "n": arguments.n, "step": run.steps[-1], "seconds": seconds}
+    figures = {"picture": str(grid), "n": arguments.n, "step": run.steps[-1], "seconds": seconds}
     figures |= dataclasses.asdict(pipeline.sampling)
     if arguments.json:
         print(json.dumps(figures))

@@ -50,6 +50,8 @@ class Checkpoints:
             saved = self._checkpointer.metadata(step).metadata
         except Exception as error:
             raise ValueError(f"{where} is damaged: its metadata cannot be read ({_first_line(error)})") from error
+        if saved is None:
+            raise ValueError(f"{where} is damaged: its arrays cannot be listed")
         wrong = _differences(saved["params"], abstract.params)
         if wrong:
             raise ValueError(f"{where} belongs to another network: {'; '.join(wrong)}")

@@ -51,7 +51,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         average = ema.update(state.ema, params, state.step, experiment.ema_decay)
         learning_rate = experiment.optimizer.schedule(experiment.steps)(state.step + 1)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient), "learning_rate": learning_rate}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": learning_rate}
         return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
 
     return step

@@ -54,4 +54,4 @@ def test_features_see_edges_and_do_not_depend_on_the_batch():
     np.testing.assert_allclose(one[0], all_of_them[66], rtol=1e-4, atol=1e-5)
     smooth = np.repeat(np.repeat(images[:, ::4, ::4], 4, 1), 4, 2)
     noise = evaluate.frechet(evaluate.features(images[:200]), evaluate.features(images[200:]))
-    assert evaluate.frechet(all_of_them[:200], evaluate.features(smooth[200:])) > 4 * noise
+    assert evaluate.frechet(all_of_them[:200], evaluate.features(smooth[200:])) > 2 * noise
