@@ -30,6 +30,15 @@ def test_alpha_and_sigma_match_the_definition(name, t):
     np.testing.assert_allclose(PROCESSES[name].sigma(t), sigma, rtol=1e-12)
 
 
+def test_the_span_ends_where_the_process_does():
+    """VP where beta, which is -2 d log(alpha)/dt, has risen to beta_max; the flow where nothing is left of the data."""
+    end = VP(beta_max=17.0).time_span[1]
+    np.testing.assert_allclose(-2 * VP(beta_max=17.0).drift(jnp.ones(()), end), 17.0, rtol=1e-12)
+    assert RectifiedFlow().alpha(RectifiedFlow().time_span[1]) == 0
+    assert VE().time_span == (0.01, 50) and EDM().time_span == (0.002, 80)
+    assert VP(t_min=0.02).time_span[0] == RectifiedFlow(t_min=0.02).time_span[0] == 0.02
+
+
 @pytest.mark.parametrize(("name", "t"), CASES)
 def test_log_snr_and_its_inverse(name, t):
     alpha, sigma = defining(name, t)

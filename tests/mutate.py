@@ -1,0 +1,232 @@
+"""Does the suite notice a wrong formula? Perturbs one formula at a time and expects a test to fail.
+
+    python -m tests.mutate [--only PATH] [--list] [--json]
+
+Opt-in: it takes most of an hour. Each mutant of the files in `FIRST` is written into a temporary copy of the package,
+never into the working tree, and the tests of the maths run there until one fails. A mutant swaps + and -, * and /,
+drops a minus, multiplies a constant by 1.1, exchanges a function for its neighbour (exp and expm1), the times t and s,
+or the branches of a conditional expression. Checks, messages, type hints, defaults, indices and shapes are left alone.
+A mutant that changes no result is listed in `EQUIVALENT` with the reason, and is not run. Exit status 1 tells of
+survivors.
+"""
+
+import argparse
+import ast
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SOLVERS = "tests/samplers/test_solvers.py"
+PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
+# Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
+FIRST = {
+    "jdiff/processes/base.py": (PROCESSES, ["flow"]),
+    "jdiff/processes/flow.py": (PROCESSES, ["flow or span"]),
+    "jdiff/processes/ve.py": (PROCESSES, ["ve"]),
+    "jdiff/processes/vp.py": (PROCESSES, ["vp or span"]),
+    "jdiff/prediction.py": (PREDICTION, ["flow", "gaussian_answer and ve or plain"]),
+    "jdiff/samplers/ddim.py": (SOLVERS, ["weak and flow and ddim_half", "ancestral"]),
+    "jdiff/samplers/ddpm.py": (SOLVERS, ["weak and flow and ddpm", "ancestral"]),
+    "jdiff/samplers/dpmpp_2m.py": (SOLVERS, ["end_points and flow and dpmpp", "order and flow and gaussian and dpmpp"]),
+    "jdiff/samplers/euler.py": (SOLVERS, ["end_points and flow and euler", "order and flow and gaussian and euler"]),
+    "jdiff/samplers/heun.py": (SOLVERS, ["end_points and flow and heun", "order and flow and gaussian and heun"]),
+    "jdiff/samplers/grids.py": (GRIDS, [""]),
+    "jdiff/samplers/loop.py": (SOLVERS, ["evaluations and ddim_1", "batch and ddim_1"]),
+}
+TESTS = [PROCESSES, PREDICTION, GRIDS, "tests/test_oracles.py", SOLVERS]
+TIMEOUT = 900  # seconds; a run that takes longer counts as noticed
+
+OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
+FUNCTIONS = {
+    "exp": "expm1",
+    "expm1": "exp",
+    "log": "log1p",
+    "log1p": "log",
+    "sqrt": "square",
+    "ones_like": "zeros_like",
+}
+FUNCTIONS |= {"softplus": "relu", "sigmoid": "tanh"}
+CHECKS = {"__post_init__", "check", "require", "is_plain", "match"}
+# (file, line before, line after): why no result changes.
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("jdiff/processes/base.py", "t = jnp.asarray(t) * 1.0", "t = (jnp.asarray(t) / 1.0)"): "turns integers into floats",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One change of one file."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+    source: str = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.before}  ->  {self.after}"
+
+
+def replacements(node: ast.expr, times: set[str]) -> Iterator[ast.expr]:
+    """What may stand in the place of an expression; `times` holds t and s where a function knows both."""
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        yield ast.BinOp(node.left, OPERATORS[type(node.op)](), node.right)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield ast.Constant(round(node.value * 1.1, 6) if node.value else 0.1)
+    elif isinstance(node, ast.Attribute) and node.attr in FUNCTIONS:
+        yield ast.Attribute(node.value, FUNCTIONS[node.attr], ast.Load())
+    elif isinstance(node, ast.Name) and node.id in times:
+        yield ast.Name(*(times - {node.id}), ast.Load())
+    elif isinstance(node, ast.IfExp):
+        yield ast.IfExp(node.test, node.orelse, node.body)
+
+
+def about_shapes(node: ast.AST) -> bool:
+    """Whether an expression computes with shapes."""
+    return any(isinstance(part, ast.Attribute) and part.attr in ("shape", "ndim", "dtype") for part in ast.walk(node))
+
+
+def formulas(node: ast.AST, times: frozenset[str] = frozenset()) -> Iterator[tuple[ast.expr, frozenset[str]]]:
+    """The expressions under a node that compute values."""
+    skipped = ast.Raise | ast.Compare | ast.JoinedStr | ast.Subscript | ast.AnnAssign | ast.keyword
+    if isinstance(node, skipped) or (isinstance(node, ast.FunctionDef) and node.name in CHECKS):
+        if isinstance(node, ast.Subscript):
+            yield from formulas(node.value, times)
+        return
+    if isinstance(node, ast.BinOp) and about_shapes(node) and not isinstance(node.op, ast.Mult | ast.Div):
+        return
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+        return
+    if isinstance(node, ast.FunctionDef):
+        both = frozenset({"s", "t"} & {argument.arg for argument in node.args.args})
+        for statement in node.body:
+            yield from formulas(statement, both if len(both) == 2 else frozenset())
+        return
+    if isinstance(node, ast.ClassDef):
+        for statement in node.body:
+            if isinstance(statement, ast.FunctionDef):
+                yield from formulas(statement)
+        return
+    if isinstance(node, ast.expr):
+        yield node, times
+    for child in ast.iter_child_nodes(node):
+        yield from formulas(child, times)
+
+
+def mutants(file: str) -> list[Mutant]:
+    """Every change of one file, in the order of its lines."""
+    source = (ROOT / file).read_text()
+    lines = source.encode().splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    tree = ast.parse(source)
+    found = []
+    for definition in tree.body:
+        if not isinstance(definition, ast.FunctionDef | ast.ClassDef):
+            continue
+        for node, times in formulas(definition):
+            begin = starts[node.lineno - 1] + node.col_offset
+            end = starts[node.end_lineno - 1] + node.end_col_offset
+            for new in replacements(node, set(times)):
+                after = ast.unparse(ast.fix_missing_locations(copy.deepcopy(new)))
+                after = f"({after})" if isinstance(new, ast.BinOp | ast.IfExp) else after
+                text = (source.encode()[:begin] + after.encode() + source.encode()[end:]).decode()
+                changed = text.splitlines()[node.lineno - 1].strip()
+                found.append(Mutant(file, node.lineno, source.splitlines()[node.lineno - 1].strip(), changed, text))
+    return sorted(found, key=lambda mutant: mutant.line)
+
+
+def fails(folder: Path, arguments: list[str]) -> bool:
+    """Whether pytest fails in the copy. Raises RuntimeError where it could not say."""
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return True
+    if done.returncode not in (0, 1, 2):
+        raise RuntimeError(
+            f"pytest {arguments} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    return done.returncode != 0
+
+
+def survives(folder: Path, mutant: Mutant, selections: list[list[str]]) -> bool:
+    """Whether the tests of every selection pass with this change."""
+    target = folder / mutant.file
+    original = target.read_text()
+    target.write_text(mutant.source)
+    try:
+        return not any(fails(folder, selection) for selection in selections)
+    finally:
+        target.write_text(original)
+
+
+def first(file: str) -> list[list[str]]:
+    """Pytest's arguments for the selections of `FIRST`."""
+    tests, names = FIRST[file]
+    return [[tests, "-k", name] for name in names]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="mutate only the files whose path contains this")
+    parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
+    parser.add_argument("--json", action="store_true", help="end with the figures as one line of JSON")
+    arguments = parser.parse_args()
+    files = [file for file in FIRST if arguments.only in file]
+    if not files:
+        parser.error(f"--only {arguments.only} matches none of {', '.join(FIRST)}")
+    everything = [mutant for file in files for mutant in mutants(file)]
+    equivalent = [m for m in everything if (m.file, m.before, m.after) in EQUIVALENT]
+    todo = [m for m in everything if m not in equivalent]
+    if arguments.list:
+        print("\n".join(map(str, todo)))
+        print(f"{len(todo)} mutants, and {len(equivalent)} that change nothing")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("jdiff", "tests"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        for selection in (selection for file in files for selection in first(file)):
+            if fails(folder, selection):
+                raise RuntimeError(f"pytest {selection} fails without any change")
+        suspects, survivors = [], []
+        for mutant in todo:
+            alive = survives(folder, mutant, first(mutant.file))
+            suspects += [mutant] * alive
+            print(f"{'alive ' if alive else 'killed'} {mutant}", flush=True)
+        for mutant in suspects:
+            alive = survives(folder, mutant, [TESTS])
+            survivors += [mutant] * alive
+            print(f"{'SURVIVED' if alive else 'killed by the rest'} {mutant}", flush=True)
+    figures = {file: {"total": sum(m.file == file for m in todo)} for file in files}
+    for file, figure in figures.items():
+        figure["killed"] = figure["total"] - sum(m.file == file for m in survivors)
+    killed, total = len(todo) - len(survivors), len(todo)
+    for file, figure in figures.items():
+        print(f"{file}: {figure['killed']} of {figure['total']}")
+    print(f"{killed} of {total} killed, {len(equivalent)} equivalent, {len(survivors)} survived")
+    for mutant in survivors:
+        print(f"survivor {mutant}")
+    if arguments.json:
+        summary = {"killed": killed, "total": total, "equivalent": len(equivalent), "files": figures}
+        print(json.dumps(summary | {"survivors": [str(mutant) for mutant in survivors]}))
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
