@@ -33,7 +33,7 @@ def test_alpha_and_sigma_match_the_definition(name, t):
 def test_the_span_ends_where_the_process_does():
     """VP where beta, which is -2 d log(alpha)/dt, has risen to beta_max; the flow where nothing is left of the data."""
     end = VP(beta_max=17.0).time_span[1]
-    np.testing.assert_allclose(-2 * VP(beta_max=17.0).drift(jnp.ones(()), end), 17.0, rtol=1e-12)
+    np.testing.assert_allclose(-2 * VP(beta_max=17.0).drift(jnp.ones(()), end), 17, rtol=1e-12)
     assert RectifiedFlow().alpha(RectifiedFlow().time_span[1]) == 0
     assert VE().time_span == (0.01, 50) and EDM().time_span == (0.002, 80)
     assert VP(t_min=0.02).time_span[0] == RectifiedFlow(t_min=0.02).time_span[0] == 0.02
@@ -53,7 +53,7 @@ def test_drift_and_diffusion_carry_the_marginal(name):
     process, (start, _, end) = PROCESSES[name], TIMES[name]
 
     def moments(t, state):
-        f, g = float(process.drift(jnp.ones(()), t)), float(process.diffusion(t))
+        f, g = float(process.drift(jnp.full((), 3.0), t)) / 3, float(process.diffusion(t))
         return [f * state[0], 2 * f * state[1] + g**2]
 
     alpha, sigma = defining(name, start)
