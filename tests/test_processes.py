@@ -54,6 +54,7 @@ def test_drift_and_diffusion_carry_the_marginal(name):
 
     def moments(t, state):
         f, g = float(process.drift(jnp.full((), 3.0), t)) / 3, float(process.diffusion(t))
+        assert np.isfinite([f, g]).all()  # the integrator would search for a step without end
         return [f * state[0], 2 * f * state[1] + g**2]
 
     alpha, sigma = defining(name, start)
