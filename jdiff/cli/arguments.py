@@ -16,7 +16,7 @@ T = TypeVar("T")
 def parse(cls: type[T], words: list[str], *, default: T | None = None, prog: str, description: str) -> T:
     """An instance of `cls` from the command line. Raises ValueError, in one line, for what is unknown or impossible."""
     errors = io.StringIO()
-    extra = {} if default is None else {"default": default}
+    extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(

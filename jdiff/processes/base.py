@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jdiff.typing import Array, Key, Time
 
@@ -36,7 +37,7 @@ def slope(f: Callable[[Array], Array], t: Time) -> Array:
 
 def require(condition: bool | Array, message: str) -> None:
     """Raises ValueError(message) unless the condition holds; a traced value is taken on trust."""
-    if not isinstance(condition, jax.core.Tracer) and not condition:
+    if not isinstance(condition, Tracer) and not condition:
         raise ValueError(message)
 
 

@@ -44,9 +44,9 @@ def sample(
         x, carry = state
         number, t, s = times
         x, carry = solver.step(denoise, process, x, carry, t, s, rng.numbered(noise_keys, number))
-        return (x, carry), x if trajectory else None
+        return (x, carry), (x if trajectory else ())
 
     numbers = jnp.arange(grid.shape[0] - 1)
     (last, _), path = jax.lax.scan(step, (x, solver.init(x)), (numbers, grid[:-1], grid[1:]))
     result = denoise(last, grid[-1]).x0 if denoise_last else last
-    return (result, jnp.concatenate([x[None], path])) if trajectory else result
+    return (result, jnp.concatenate([x[None], jnp.asarray(path)])) if trajectory else result

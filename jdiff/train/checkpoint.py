@@ -20,9 +20,9 @@ class Checkpoints:
     def __init__(self, directory: Path, *, clean: bool = False):
         """With `clean`, what an interrupted save has left is removed: only for the process that trains."""
         self.directory = directory.absolute()
-        policy = ocp.training.preservation_policies.LatestN(_KEPT)
+        policy: Any = ocp.training.preservation_policies.LatestN(_KEPT)
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory, preservation_policy=policy, cleanup_tmp_directories=clean
+            str(self.directory), preservation_policy=policy, cleanup_tmp_directories=clean
         )
 
     def __enter__(self):

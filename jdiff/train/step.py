@@ -14,7 +14,7 @@ from jdiff.models import Network
 from jdiff.prediction import predictor
 from jdiff.train import ema
 from jdiff.train.state import TrainState
-from jdiff.typing import Array, Cond, Key
+from jdiff.typing import Array, Cond, Key, Params
 
 Metrics = dict[str, Array]
 
@@ -48,7 +48,7 @@ def make_step(
 
         loss, gradient = jax.value_and_grad(mean_loss)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Params = optax.apply_updates(state.params, updates)  # pyright: ignore[reportAssignmentType]
         average = ema.update(state.ema, params, state.step, experiment.ema_decay)
         learning_rate = experiment.optimizer.schedule(experiment.steps)(state.step + 1)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": learning_rate}
