@@ -10,9 +10,9 @@ CACHE = Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("MPLBACKEND", "agg")
 # Read by the processes that tests start, too. An empty value means that a cache was not asked for.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+LEAST = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", float(LEAST))
 jax.config.update("jax_num_cpu_devices", 8)
 
 
