@@ -42,7 +42,7 @@ def _sentence(box: str) -> str:
 
 def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:
     """Takes `--process EDM` and the like out of `words`: where a field may hold one of several classes, its bare name
-    chooses the class, with that class's defaults. Raises ValueError for a class that does not exist or needs values."""
+    chooses the class, with that class's defaults. Raises ValueError for a class that does not exist."""
     rest, chosen = [], {}
     words = [part for word in words for part in (word.split("=", 1) if re.match(r"--[a-z_]+=", word) else [word])]
     position = 0
@@ -58,13 +58,6 @@ def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:
         if name not in options:
             raise ValueError(f"--{field} must be one of {', '.join(options)}, got {name}")
         if not isinstance(getattr(experiment, field), options[name]):
-            chosen[field] = _with_defaults(options[name], field)
+            chosen[field] = options[name]()
         position += 2
     return dataclasses.replace(experiment, **chosen), rest
-
-
-def _with_defaults(cls: type, field: str) -> Any:
-    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    if required:
-        raise ValueError(f"--{field} {cls.__name__} needs {', '.join(required)}: choose it in a recipe")
-    return cls()

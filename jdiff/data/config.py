@@ -4,7 +4,7 @@ import dataclasses
 
 from jdiff.data.folder import FolderSource
 from jdiff.data.kinds import SubsetName
-from jdiff.data.openmoji import OpenMojiSource
+from jdiff.data.openmoji import CREDIT, OpenMojiSource
 from jdiff.data.sources import Source, Split
 from jdiff.data.tfds import TFDSSource
 
@@ -25,6 +25,11 @@ class Data:
     """Where tfds keeps its datasets; None for its own default."""
     flip: bool = True
     """Mirror half of the images at random. Turn off where left and right matter, as in letters and flags."""
+
+    @property
+    def credit(self) -> str | None:
+        """What to print beside pictures of this data, where its licence asks for it."""
+        return CREDIT if self.folder is None and self.tfds is None else None
 
     def __post_init__(self):
         if self.size < 1:

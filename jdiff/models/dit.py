@@ -23,20 +23,19 @@ from jdiff.typing import Array, Cond
 class DiT:
     """The shape of a DiT; plain values.
 
-    patch: edge of the square of pixels that is one token.
-    width: of a token; a multiple of 4 and of `heads`.
-    depth: number of blocks.
-    heads: attention heads.
-    mlp_ratio: hidden width of a block's two-layer network, in units of `width`.
-
     Raises `ValueError` for an impossible width.
     """
 
-    patch: int
-    width: int
-    depth: int
-    heads: int
-    mlp_ratio: int
+    patch: int = 2
+    """Edge of the square of pixels that is one token."""
+    width: int = 192
+    """Of a token; a multiple of 4 and of `heads`."""
+    depth: int = 6
+    """Number of blocks."""
+    heads: int = 6
+    """Attention heads."""
+    mlp_ratio: int = 4
+    """Hidden width of a block's two-layer network, in units of `width`."""
 
     def __post_init__(self):
         if self.width % 4 or self.width % self.heads:

@@ -26,22 +26,21 @@ from jdiff.typing import Array, Cond
 class UNet:
     """The shape of a U-Net; plain values.
 
-    channels: width at level 0.
-    multipliers: width of each level, in units of `channels`; their number is the number of levels.
-    blocks: residual blocks of each level (on the way down, and as many on the way up).
-    attention: the levels whose blocks are followed by self-attention.
-    heads: attention heads; must divide the width of the levels in `attention`.
-    patch: edge of the square of pixels that is one position at level 0.
-
     Raises `ValueError` for an impossible combination.
     """
 
-    channels: int
-    multipliers: tuple[int, ...]
-    blocks: tuple[int, ...]
-    attention: tuple[int, ...]
-    heads: int
-    patch: int
+    channels: int = 64
+    """Width at level 0."""
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    """Width of each level, in units of `channels`; their number is the number of levels."""
+    blocks: tuple[int, ...] = (2, 2, 2)
+    """Residual blocks of each level (on the way down, and as many on the way up)."""
+    attention: tuple[int, ...] = (2,)
+    """The levels whose blocks are followed by self-attention."""
+    heads: int = 4
+    """Attention heads; must divide the width of the levels in `attention`."""
+    patch: int = 2
+    """Edge of the square of pixels that is one position at level 0."""
 
     def __post_init__(self):
         levels = len(self.multipliers)
