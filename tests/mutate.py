@@ -26,13 +26,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOLVERS = "tests/samplers/test_solvers.py"
 PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
+LOSSES, GUIDANCE = "tests/test_losses.py", "tests/test_guidance.py"
 # Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
 FIRST = {
     "jdiff/processes/base.py": (PROCESSES, ["flow"]),
     "jdiff/processes/flow.py": (PROCESSES, ["flow or span"]),
     "jdiff/processes/ve.py": (PROCESSES, ["ve"]),
     "jdiff/processes/vp.py": (PROCESSES, ["vp or span"]),
-    "jdiff/prediction.py": (PREDICTION, ["flow", "gaussian_answer and ve or plain"]),
+    "jdiff/prediction.py": (PREDICTION, ["vp", "plain"]),
+    "jdiff/losses.py": (LOSSES, [""]),
+    "jdiff/guidance.py": (GUIDANCE, [""]),
     "jdiff/samplers/ddim.py": (SOLVERS, ["weak and flow and ddim_half", "ancestral"]),
     "jdiff/samplers/ddpm.py": (SOLVERS, ["weak and flow and ddpm", "ancestral"]),
     "jdiff/samplers/dpmpp_2m.py": (SOLVERS, ["end_points and flow and dpmpp", "order and flow and gaussian and dpmpp"]),
@@ -41,7 +44,7 @@ FIRST = {
     "jdiff/samplers/grids.py": (GRIDS, [""]),
     "jdiff/samplers/loop.py": (SOLVERS, ["evaluations and ddim_1", "batch and ddim_1"]),
 }
-TESTS = [PROCESSES, PREDICTION, GRIDS, "tests/test_oracles.py", SOLVERS]
+TESTS = [PROCESSES, PREDICTION, GRIDS, "tests/test_oracles.py", LOSSES, GUIDANCE, SOLVERS]
 TIMEOUT = 900  # seconds; a run that takes longer counts as noticed
 
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
@@ -57,7 +60,16 @@ FUNCTIONS |= {"softplus": "relu", "sigmoid": "tanh"}
 CHECKS = {"__post_init__", "check", "require", "is_plain", "match"}
 # (file, line before, line after): why no result changes.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
-    ("jdiff/processes/base.py", "t = jnp.asarray(t) * 1.0", "t = (jnp.asarray(t) / 1.0)"): "turns integers into floats",
+    (
+        "jdiff/processes/base.py",
+        "t = jnp.asarray(t) * 1.0",
+        "t = (jnp.asarray(t) / 1.0)",
+    ): "only turns integers into floats",
+    (
+        "jdiff/losses.py",
+        "log_noise = self.mean + self.std * jax.random.normal(key)",
+        "log_noise = (self.mean - self.std * jax.random.normal(key))",
+    ): "a normal draw and its negative have one distribution",
 }
 
 

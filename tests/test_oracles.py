@@ -38,7 +38,12 @@ def test_prediction_is_the_posterior_mean(name):
     for x in (-1.5, 0.1, 2.0):
         weight = lambda z, x=x: prior(z) * norm.pdf(x, alpha * z, sigma)
         mass = quad(weight, -8, 8, points=[-1, 0.8, np.clip(x / alpha, -7, 7)], limit=400)[0]
-        mean = quad(lambda z: z * weight(z), -8, 8, points=[-1, 0.8, np.clip(x / alpha, -7, 7)], limit=400)[0] / mass
+        mean = (
+            quad(lambda z, weight=weight: z * weight(z), -8, 8, points=[-1, 0.8, np.clip(x / alpha, -7, 7)], limit=400)[
+                0
+            ]
+            / mass
+        )
         got = target.predict(process, jnp.array([[x]]), t)
         np.testing.assert_allclose(got.x0, [[mean]], rtol=1e-7)
         np.testing.assert_allclose(got.eps, [[(x - alpha * mean) / sigma]], rtol=1e-7)

@@ -74,6 +74,8 @@ def main(words: list[str]) -> None:
         print(json.dumps(figures))
     else:
         print(f"{arguments.n} images from step {run.steps[-1]} in {seconds:.1f} s, compilation included: {grid}")
+        if credit := trainer.experiment.data.credit:
+            print(credit)
 
 
 def _directory(arguments: Sample, sampling: Sampling) -> Path:

@@ -49,7 +49,7 @@ def main(words: list[str]) -> None:
     if arguments.json:
         last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
         print(json.dumps({"directory": str(directory), "samples": str(directory / "samples.png"), **last}))
-    else:
-        print(
-            f"step {int(state.step)}; pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it"
-        )
+        return
+    print(f"step {int(state.step)}; pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it")
+    if credit := arguments.experiment.data.credit:
+        print(credit)

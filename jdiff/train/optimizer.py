@@ -40,7 +40,7 @@ class Optimizer:
         """Learning rate by update, for a run of `steps`."""
         if self.decay == "none":
             return optax.warmup_constant_schedule(0.0, self.learning_rate, self.warmup)
-        # Zero is reached one update after the last, which would be wasted; a run shorter than its warm-up ends inside it.
+        # Zero is reached after the last update, which it would waste; a run shorter than its warm-up ends inside it.
         total = max(steps, self.warmup) + 1
         return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup, total)
 

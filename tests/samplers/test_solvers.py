@@ -224,7 +224,7 @@ def test_bad_arguments_are_named():
         sample(keys, denoise, VP(), Euler(), jnp.ones(1), (2,))
     with pytest.raises(ValueError, match=r"one key a sample, got \(\)"):
         sample(jax.random.key(0), denoise, VP(), Euler(), karras(VP(), 4), (2,))
-    with pytest.raises(ValueError, match="0 <= eta <= 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"0 <= eta <= 1, got 1\.5"):
         DDIM(eta=1.5)
     with pytest.raises(ValueError, match="'beta_tilde' or 'beta', got 'gamma'"):
         DDPM(variance="gamma")
