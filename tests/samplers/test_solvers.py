@@ -145,6 +145,21 @@ def test_moments(name, process_name):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("process_name", SMOOTH)
+@pytest.mark.parametrize("name", SDE)
+def test_noise_of_one_step_has_the_variance_of_its_name(name, process_name):
+    """Order and moments cannot tell the forward step's variance from the posterior's: both are right in the limit."""
+    process, start = SMOOTH[process_name]
+    t, s = jnp.asarray(start), jnp.asarray(0.4 * start)
+    ratio = process.alpha(t) / process.alpha(s)
+    forward = process.sigma(t) ** 2 - (ratio * process.sigma(s)) ** 2  # of x_t given x_s
+    posterior = 1 / (1 / process.sigma(s) ** 2 + ratio**2 / forward)  # of x_s given x_t and x0: precisions add
+    expected = {"ddpm": posterior, "ddpm_beta": forward, "ddim_1": posterior, "ddim_half": posterior / 4}[name]
+    _, _, c = affine_step(SDE[name], anisotropic().denoiser(process), process, t, s)
+    np.testing.assert_allclose(c**2, [expected] * 2, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
 def test_ddim_with_eta_one_is_ancestral_sampling():
     target, process = anisotropic(), VP()
     keys = rng.per_example(jax.random.key(3), jnp.arange(4))
