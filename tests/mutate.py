@@ -39,7 +39,7 @@ FIRST = {
     "jdiff/samplers/ddim.py": (SOLVERS, ["weak and flow and ddim_half", "of_its_name and ddim_half or ancestral"]),
     "jdiff/samplers/ddpm.py": (SOLVERS, ["weak and flow and ddpm", "of_its_name and ddpm_beta or ancestral"]),
     "jdiff/samplers/dpmpp_2m.py": (SOLVERS, ["end_points and flow and dpmpp", "order and flow and gaussian and dpmpp"]),
-    "jdiff/samplers/euler.py": (SOLVERS, ["end_points and flow and euler", "order and flow and gaussian and euler"]),
+    "jdiff/samplers/euler.py": (SOLVERS, ["tangent", "end_points and flow and euler"]),
     "jdiff/samplers/heun.py": (SOLVERS, ["end_points and flow and heun", "order and flow and gaussian and heun"]),
     "jdiff/samplers/grids.py": (GRIDS, [""]),
     "jdiff/samplers/loop.py": (SOLVERS, ["evaluations and ddim_1", "batch and ddim_1"]),

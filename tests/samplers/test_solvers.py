@@ -146,6 +146,19 @@ def test_moments(name, process_name):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("process_name", SMOOTH)
+def test_an_euler_step_follows_the_tangent(process_name):
+    """Song et al. 2021, eq. 13, at the step's start; a slope taken at its end would be of order 1, too."""
+    (process, t), target = SMOOTH[process_name], TARGETS["mixture"]()
+    x, keys = jnp.array([[0.3, -1.1], [0.8, 0.2]]), rng.per_example(jax.random.key(0), jnp.arange(2))
+    score = jax.grad(lambda x: target.log_density(process, x, t).sum())(x)
+    tangent = process.drift(x, t) - process.diffusion(t) ** 2 / 2 * score
+    for s in (0.9 * t, 0.3 * t):
+        end, _ = Euler().step(target.denoiser(process), process, x, (), jnp.asarray(t), jnp.asarray(s), keys)
+        np.testing.assert_allclose((end - x) / (s - t), tangent, rtol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("process_name", SMOOTH)
 @pytest.mark.parametrize("name", SDE)
 def test_noise_of_one_step_has_the_variance_of_its_name(name, process_name):
     """Order and moments cannot tell the forward step's variance from the posterior's: both are right in the limit."""
