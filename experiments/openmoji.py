@@ -2,7 +2,7 @@
 
     jdiff train experiments/openmoji.py
 
-558 portraits at 32 pixels, 18 classes (gender and skin tone), EDM with a U-Net of 3M parameters on 2x2 patches.
+522 portraits at 32 pixels, 18 classes (gender and skin tone), EDM with a U-Net of 3M parameters on 2x2 patches.
 Hardware, time and scores: experiments/results/first_recipe.md.
 """
 

@@ -71,7 +71,9 @@ def choices(cls: type, field: str) -> dict[str, type]:
     """The classes that a field may hold, by name; empty for a field of one class or of plain values."""
     hint = typing.get_type_hints(cls)[field]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
-    return {option.__name__: option for option in options if isinstance(option, type) and option is not type(None)}
+    return {
+        option.__name__: option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)
+    }
 
 
 def to_dict(value: Any) -> dict[str, Any]:

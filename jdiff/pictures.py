@@ -44,7 +44,8 @@ def trajectory_sheet(path: np.ndarray, level: np.ndarray, columns: int = 10) -> 
     to be shown.
     """
     shown = np.concatenate([path[:-1] / np.reshape(level, (-1, 1, 1, 1, 1)), path[-1:]])
-    picked = np.unique(np.linspace(0, len(path) - 1, columns).round().astype(int))
+    # Grids are sparse where there is only noise to see and dense at the end: more of the end is shown.
+    picked = np.unique(((1 - np.linspace(1, 0, columns) ** 2) * (len(path) - 1)).round().astype(int))
     rows = shown[picked].swapaxes(0, 1)  # [n, columns, H, W, C]
     return tile(rows.reshape(-1, *rows.shape[2:]), len(picked))
 

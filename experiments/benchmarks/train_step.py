@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff.data import batches, open_source
+from jdiff.data import batches, open_source, stream
 from jdiff.experiment import load_recipe
 from jdiff.parallel import put_batch
 from jdiff.train.loop import assemble
@@ -64,12 +64,13 @@ def main(recipe: Path) -> dict:
     source = open_source(experiment.data, "train")
     trainer = assemble(experiment, len(source.class_names))
     data = batches(source, batch_size=experiment.batch_size, seed=0, flip=experiment.data.flip)
-    batch = data[0]
+    batch = next(stream(data, 0))
     batch["index"] = batch["index"].astype(np.uint32)
     batch = put_batch(trainer.mesh, batch)
     state = trainer.initial()
     lowered = trainer.step().lower(state, batch)
-    flops = (lowered.cost_analysis() or {})["flops"]
+    cost = lowered.cost_analysis()
+    flops = cost["flops"] if cost else float("nan")
     step = lowered.compile()
     seconds = []
     for _ in range(35):

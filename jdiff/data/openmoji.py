@@ -8,7 +8,7 @@ Measured for OpenMoji 17 (4,495 drawings, 542 of them without a Unicode name and
 
 | subset | classes | drawings | train | held out |
 |---|---|---|---|---|
-| people | 18 | 618 | 558 | 60 |
+| people | 18 | 582 | 522 | 60 |
 | faces | 5 | 150 | 135 | 15 |
 | all | 29 | 3,953 | 3,476 | 477 |
 
