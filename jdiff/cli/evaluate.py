@@ -14,7 +14,7 @@ from jdiff.data import Source, open_source, ordered
 from jdiff.evaluate import NAME, draw_losses, loss_by_level, measure
 from jdiff.samplers import GRIDS
 from jdiff.train.restore import open_run
-from jdiff.train.run import write_atomically
+from jdiff.train.run import check_data, write_atomically
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ def main(words: list[str]) -> None:
     run = open_run(arguments.run)
     trainer, experiment = run.trainer, run.trainer.experiment
     params = run.state().ema
-    train, train_labels = everything(open_source(experiment.data, "train"))
+    source = open_source(experiment.data, "train")
+    check_data(arguments.run, source)
+    train, train_labels = everything(source)
     held_out, held_out_labels = everything(open_source(experiment.data, "held_out"))
 
     n = min(256, len(train)) if arguments.n is None else arguments.n

@@ -72,6 +72,13 @@ def manifest(experiment: Experiment, source: Source) -> dict[str, Any]:
     }
 
 
+def check_data(directory: Path, source: Source) -> None:
+    """Raises ValueError unless the training data is what the run was started on."""
+    before = json.loads((directory / "manifest.json").read_text())["data"]["fingerprint"]
+    if before != source.fingerprint:
+        raise ValueError(f"the data of {directory} has changed since it was started: {before} -> {source.fingerprint}")
+
+
 def claim(directory: Path, experiment: Experiment, source: Source) -> bool:
     """Makes the directory this experiment's; True if it was already. Only the first process writes.
 
@@ -81,11 +88,7 @@ def claim(directory: Path, experiment: Experiment, source: Source) -> bool:
     if (directory / "config.json").exists():
         if read_experiment(directory) != experiment:
             raise ValueError(f"{directory} holds a run of another config; give another --out, or remove it")
-        before = json.loads((directory / "manifest.json").read_text())["data"]["fingerprint"]
-        if before != source.fingerprint:
-            raise ValueError(
-                f"the data of {directory} has changed since it was started: {before} -> {source.fingerprint}"
-            )
+        check_data(directory, source)
         return True
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} exists and is not a run directory; give another --out")

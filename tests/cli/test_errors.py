@@ -63,6 +63,7 @@ def test_data_that_has_changed(refused, finished):
     manifest["data"]["fingerprint"] = "0" * 64
     path.write_text(json.dumps(manifest))
     assert "has changed since it was started" in refused("train", recipe.__file__, "--out", finished)
+    assert "has changed since it was started" in refused("evaluate", finished)
 
 
 @pytest.mark.parametrize("verb", ["train", "sample"])
