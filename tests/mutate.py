@@ -2,7 +2,7 @@
 
     python -m tests.mutate [--only PATH] [--list] [--json]
 
-Opt-in: it takes most of an hour. Each mutant of the files in `FIRST` is written into a temporary copy of the package,
+Opt-in: it takes about half an hour. Each mutant of the files in `FIRST` is written into a temporary copy of the package,
 never into the working tree, and the tests of the maths run there until one fails. A mutant swaps + and -, * and /,
 drops a minus, multiplies a constant by 1.1, exchanges a function for its neighbour (exp and expm1), the times t and s,
 or the branches of a conditional expression. Checks, messages, type hints, defaults, indices and shapes are left alone.
@@ -70,6 +70,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "log_noise = self.mean + self.std * jax.random.normal(key)",
         "log_noise = (self.mean - self.std * jax.random.normal(key))",
     ): "a normal draw and its negative have one distribution",
+    (
+        "jdiff/guidance.py",
+        "without, with_cond = jnp.split(value, 2)",
+        "without, with_cond = jnp.split(value, 2.2)",
+    ): "JAX rounds the number of parts down",
 }
 
 
