@@ -2,12 +2,12 @@
 
     python -m tests.mutate [--only PATH] [--list] [--json]
 
-Opt-in: it takes about half an hour. Each mutant of the files in `FIRST` is written into a temporary copy of the package,
-never into the working tree, and the tests of the maths run there until one fails. A mutant swaps + and -, * and /,
-drops a minus, multiplies a constant by 1.1, exchanges a function for its neighbour (exp and expm1), the times t and s,
-or the branches of a conditional expression. Checks, messages, type hints, defaults, indices and shapes are left alone.
-A mutant that changes no result is listed in `EQUIVALENT` with the reason, and is not run. Exit status 1 tells of
-survivors.
+Opt-in: it takes about half an hour. Each mutant of the files in `FIRST` is written into a temporary copy of the
+package, never into the working tree, and the tests of the maths run there until one fails. A mutant swaps + and -,
+* and /, drops a minus, multiplies a constant by 1.1, exchanges a function for its neighbour (exp and expm1), the times
+t and s, or the branches of a conditional expression. Checks, messages, type hints, defaults, indices and shapes are
+left alone. A mutant that changes no result is listed in `EQUIVALENT` with the reason, and is not run. Exit status 1
+tells of survivors.
 """
 
 import argparse

@@ -90,7 +90,9 @@ def claim(directory: Path, experiment: Experiment, source: Source) -> bool:
             raise ValueError(f"{directory} holds a run of another config; give another --out, or remove it")
         check_data(directory, source)
         return True
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    # The config is written last: a kill before that leaves only these.
+    started = {"manifest.json", ".manifest.json.tmp", ".config.json.tmp"}
+    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - started):
         raise ValueError(f"{directory} exists and is not a run directory; give another --out")
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)

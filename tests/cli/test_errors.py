@@ -57,6 +57,16 @@ def test_another_config_in_the_same_directory(refused, finished):
     assert [path.name for path in finished.iterdir()] == ["thesis.txt"]
 
 
+def test_a_kill_before_the_config_was_written_is_no_obstacle(tmp_path):
+    for leftovers in ([], ["manifest.json"], ["manifest.json", ".config.json.tmp"]):
+        out = tmp_path / str(len(leftovers))
+        out.mkdir()
+        for name in leftovers:
+            (out / name).write_text("{")
+        cli.main(["train", recipe.__file__, "--steps", "2", "--out", str(out)])
+        assert json.loads((out / "manifest.json").read_text())["seed"] == 0
+
+
 def test_data_that_has_changed(refused, finished):
     path = finished / "manifest.json"
     manifest = json.loads(path.read_text())
