@@ -29,7 +29,7 @@ experiment = Experiment(
     optimizer=Optimizer(learning_rate=2e-3, warmup=150),
     sampling=Sampling(solver="dpmpp_2m", grid="karras", steps=18, guidance=1.0),
     batch_size=16,
-    steps=3000,
+    steps=2800,
     ema_decay=0.995,
     log_every=20,
     checkpoint_every=500,

@@ -98,17 +98,18 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         done = checkpoints.steps[-1] if checkpoints.steps else 0
         state = checkpoints.restore(done, trainer.abstract) if done else trainer.initial()
         run.cut(directory / "metrics.jsonl", done)
-        state = _updates(trainer, source, state, directory, checkpoints)
-    _final_pictures(trainer, source, state, directory)
+        draw = trainer.pipeline(_PREVIEW)
+        state = _updates(trainer, source, state, directory, checkpoints, draw)
+    _final_pictures(trainer, source, state, directory, draw)
     return state
 
 
 def _updates(
-    trainer: Trainer, source: Source, state: TrainState, directory: Path, checkpoints: Checkpoints
+    trainer: Trainer, source: Source, state: TrainState, directory: Path, checkpoints: Checkpoints, draw: Pipeline
 ) -> TrainState:
     experiment = trainer.experiment
     done = int(state.step)
-    step, preview = trainer.step(), trainer.pipeline(_PREVIEW)
+    step = trainer.step()
     data = stream(
         batches(source, batch_size=experiment.batch_size, seed=experiment.seed, flip=experiment.data.flip), done
     )
@@ -132,7 +133,7 @@ def _updates(
                 checkpoints.save(number, state)
             if number % experiment.sample_every == 0 and not last:
                 with progress.paused():
-                    images = preview(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
+                    images = draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
                     sheet = pictures.tile(images, 8)
                     enlarge = pictures.enlargement(experiment.data.size)
                     pictures.save(sheet, directory / "samples" / f"step_{number:07d}.png", enlarge=enlarge)
@@ -144,8 +145,8 @@ def every_class(trainer: Trainer, n: int) -> np.ndarray:
     return np.arange(n) % trainer.num_classes if trainer.num_classes else np.zeros(n, int)
 
 
-def _final_pictures(trainer: Trainer, source: Source, state: TrainState, directory: Path) -> None:
-    draw, enlarge = trainer.pipeline(_PREVIEW), pictures.enlargement(trainer.experiment.data.size)
+def _final_pictures(trainer: Trainer, source: Source, state: TrainState, directory: Path, draw: Pipeline) -> None:
+    enlarge = pictures.enlargement(trainer.experiment.data.size)
     labels = every_class(trainer, _FINAL)
     samples = draw(state.ema, seed=0, index=range(_FINAL), label=labels)
     pictures.save(pictures.tile(samples, 8), directory / "samples.png", enlarge=enlarge)
