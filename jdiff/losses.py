@@ -73,7 +73,7 @@ class TimeSampling(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, key: Key, process: Process) -> Array:
-        """One time inside the process's span, a float32 scalar."""
+        """One time inside the process's span: a scalar of JAX's default float dtype."""
 
 
 @final
