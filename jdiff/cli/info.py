@@ -63,7 +63,8 @@ def main(words: list[str]) -> None:
     print(f"run          {arguments.run}")
     print(f"checkpoints  {', '.join(map(str, run.steps)) or 'none'} of {trainer.experiment.steps} steps")
     print(f"data         {run.manifest['data']['rows']} training images, {trainer.num_classes} classes")
-    print(f"devices      {figures['devices_here']} here; the run was started on {run.manifest['devices']}")
+    then = run.manifest["devices"]
+    print(f"devices      {figures['devices_here']} here; started on {then['count']} x {then['kind']}")
     print(f"FLOPs        {figures['flops_a_step']:.3e} a step of {trainer.experiment.batch_size} images")
     print(f"parameters   {figures['parameters']:,}")
     for name, count in modules.items():

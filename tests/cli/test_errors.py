@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -108,6 +110,17 @@ def test_sampling_what_is_not_there(refused, finished, tmp_path):
     shutil.rmtree(finished / "checkpoints")
     assert "has no checkpoint yet" in refused("sample", finished)
     assert not (finished / "draws").exists()
+
+
+def test_a_reader_that_has_seen_enough(finished):
+    """`jdiff info RUN | head -1`: no complaint."""
+    code = "from jdiff.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "info", str(finished)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(120) == 1
 
 
 def test_debug_shows_the_traceback(tmp_path):
