@@ -4,11 +4,10 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from jdiff.data import Data, TFDSSource, batches, open_source
-
-tfds = pytest.importorskip("tensorflow_datasets")
 
 
 def encoded(number, mode="RGB"):
@@ -108,3 +107,22 @@ def test_a_dataset_without_images_is_refused(write):
 def test_a_dataset_without_train_is_refused(write):
     with pytest.raises(ValueError, match="a split train"):
         TFDSSource("tiny", split="train", size=4, data_dir=write({"test": 3}))
+
+
+def test_a_name_that_tfds_does_not_know_is_one_short_line():
+    with pytest.raises(ValueError, match="tfds has no dataset no_such_thing;") as error:
+        TFDSSource("no_such_thing", split="train", size=8)
+    assert len(str(error.value)) < 200
+
+
+def test_preparing_without_what_tfds_needs_for_it(monkeypatch, tmp_path):
+    def prepare():
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    class Unprepared:
+        data_dir = tmp_path
+        download_and_prepare = staticmethod(prepare)
+
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Unprepared)
+    with pytest.raises(ValueError, match="cannot prepare it here without the package tensorflow"):
+        TFDSSource("tiny", split="train", size=8)
