@@ -22,25 +22,27 @@ class TFDSSource:
     the SHA-256 of its number lies in the lowest tenth. The fingerprint covers the dataset's name, version, split,
     number of rows and bytes, and `size`.
 
-    Raises ValueError where tfds does not know the dataset or cannot prepare it here, and where it has no "train", no feature `image`, or no row on this side of the split.
+    Raises ValueError where tfds does not know the dataset or cannot prepare it here, and where it has
+    no "train", no feature `image`, or no row on this side of the split.
     """
 
     def __init__(self, name: str, *, split: Split, size: int, data_dir: str | None = None):
         # Imported here: slow to import, and of no use to the other sources.
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.registered import DatasetNotFoundError
 
         self._name, self._size = name, size
         # Any: tfds declares features and data sources more loosely than they are.
         try:
             builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-        except tfds.core.registered.DatasetNotFoundError as error:
+        except DatasetNotFoundError as error:
             raise ValueError(f"tfds has no dataset {name}; its names are listed on its site") from error
         try:
             builder.download_and_prepare()
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"tfds dataset {name} is not prepared in {builder.data_dir}, and tfds cannot prepare it here without the "
-                f"package {error.name}: prepare it where that is installed, as array_record files"
+                f"tfds dataset {name} is not prepared in {builder.data_dir}, and tfds cannot prepare it here without "
+                f"the package {error.name}: prepare it where that is installed, as array_record files"
             ) from error
         info = builder.info
         features = dict(info.features.items())
