@@ -3,7 +3,8 @@
     jdiff train experiments/openmoji.py
 
 522 portraits at 32 pixels, 18 classes (gender and skin tone), EDM with a U-Net of 3M parameters on 2x2 patches.
-Hardware, time and scores: experiments/results/first_recipe.md.
+Two CPU cores without an accelerator: 297 s, 152 images/s. Frechet distance to held-out portraits in random-conv-64:
+0.2267 (0.0028 over three trainings), that of real images 0.2313. More: experiments/results/first_recipe.md.
 """
 
 from jdiff.data import Data
