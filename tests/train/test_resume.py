@@ -47,10 +47,10 @@ def test_ten_kills_change_nothing(tmp_path):
     while kills < 10:
         process = start(killed)
         # From anywhere between a new process and its last step; never later than the run's end.
-        goal = lines(killed) + rng.randint(0, STEPS // 2 // 14)
+        goal = lines(killed) + rng.randint(0, STEPS // 2 // 18)
         while process.poll() is None and lines(killed) < goal:
             time.sleep(0.002)
-        time.sleep(rng.random() * 0.05)
+        time.sleep(rng.random() * 0.02)
         assert process.poll() is None, f"the run ended after {kills} kills: it is too short for this test"
         process.send_signal(signal.SIGKILL)
         process.wait()
