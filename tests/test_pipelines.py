@@ -74,7 +74,7 @@ def test_no_label_is_the_null_class_and_bad_ones_are_named():
     with pytest.raises(ValueError, match="one class for each of the 2 samples, got 1"):
         draw(PARAMS, seed=0, index=[0, 1], label=[1])
     with pytest.raises(ValueError, match=r"solver must be one of .*'heun'.*, got 'rk9'"):
-        Sampling(solver="rk9")  # type: ignore[arg-type]
+        Sampling(solver="rk9")
     with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
         Sampling(steps=1)
 

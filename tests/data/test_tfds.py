@@ -1,6 +1,7 @@
 """A real, tiny tfds dataset, written as ArrayRecord files and read back through the source."""
 
 import io
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ def encoded(number, mode="RGB"):
 
 class Base(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
-    SPLITS = {"train": 40, "test": 5}  # noqa: RUF012
-    FEATURES = {"image": "RGB", "label": True}  # noqa: RUF012
+    SPLITS: ClassVar = {"train": 40, "test": 5}
+    FEATURES: ClassVar = {"image": "RGB", "label": True}
 
     def _info(self):
         features = {}
@@ -51,7 +52,7 @@ def write(tmp_path):
         class Tiny(Base, skip_registration=True):
             name = "tiny"
             SPLITS = splits
-            FEATURES = {"image": "RGB", **features}  # noqa: RUF012
+            FEATURES: ClassVar = {"image": "RGB", **features}
 
         Tiny(data_dir=tmp_path, file_format="array_record").download_and_prepare()
         return str(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from jdiff import oracles, rng
+from jdiff.prediction import Prediction
 from jdiff.processes import EDM, VP, RectifiedFlow
 from jdiff.samplers import DDIM, DDPM, SOLVERS, DPMpp2M, Euler, Heun, karras, sample, uniform
 from tests.table import PROCESSES, TARGETS, anisotropic
@@ -216,7 +217,7 @@ def test_new_values_compile_nothing(name):
 
 @pytest.mark.parametrize("name", ODE | SDE)
 def test_a_sample_does_not_depend_on_its_batch(name):
-    """The noise to the bit (with a denoiser that ignores x, the whole sample), the value to rounding."""
+    """The value to rounding; the prior to the bit."""
     solver, process, target = (ODE | SDE)[name], VP(), anisotropic(jnp.float32)
     run = jax.jit(
         lambda index: sample(
@@ -233,6 +234,22 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     among, among_path = run(jnp.arange(64))
     np.testing.assert_array_equal(alone_path[0, 0], among_path[0, 17])
     np.testing.assert_allclose(alone[0], among[17], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SDE)
+def test_the_noise_of_a_step_does_not_depend_on_the_batch(name):
+    """To the bit: from zero, with a prediction of zero, a step is its noise times a number."""
+    solver, process = SDE[name], VP()
+    nothing = lambda x, t: Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
+
+    def step(index):
+        keys = rng.per_example(jax.random.key(3), index)
+        x = jnp.zeros((len(index), 5))
+        return solver.step(nothing, process, x, solver.init(x), jnp.float32(0.6), jnp.float32(0.4), keys)[0]
+
+    among = step(jnp.arange(64))
+    np.testing.assert_array_equal(step(jnp.array([17]))[0], among[17])
+    assert len(np.unique(among)) > 300
 
 
 def test_noise_is_the_same_on_eight_devices():
