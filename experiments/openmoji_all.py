@@ -4,7 +4,8 @@
 
 3,476 drawings at 32 pixels in 29 classes (cat, flag, food, vehicle, ...), with the first recipe's network and process.
 Two CPU cores without an accelerator: 780 s, the first half beside other work; 151 images/s in the second. Frechet
-distance to held-out drawings in random-conv-64: 0.0646 (0.0012 over three sampling seeds), that of real images 0.0612. More: experiments/results/first_recipe.md.
+distance to held-out drawings in random-conv-64: 0.0646 (0.0012 over three sampling seeds), that of real
+images 0.0612. More: experiments/results/first_recipe.md.
 """
 
 from jdiff.data import Data
