@@ -5,9 +5,8 @@ is the same drawing alone or among 64.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jdiff import guidance, rng
 from jdiff.models import Network
 from jdiff.prediction import Parameterization, predictor
 from jdiff.processes import Process
-from jdiff.samplers import GRIDS, SOLVERS, sample
+from jdiff.samplers import GRIDS, SOLVERS, checked, sample
 from jdiff.typing import Array, Key, Params
 
 
@@ -25,10 +24,10 @@ from jdiff.typing import Array, Key, Params
 class Sampling:
     """How images are drawn from a trained network."""
 
-    solver: Literal["ddpm", "ddim", "euler", "heun", "dpmpp_2m"] = "dpmpp_2m"
-    """Numerical method."""
-    grid: Literal["uniform", "karras", "log_snr"] = "karras"
-    """How the steps are spread over time."""
+    solver: str = "dpmpp_2m"
+    """Numerical method: a name of `samplers.SOLVERS`."""
+    grid: str = "karras"
+    """How the steps are spread over time: a name of `samplers.GRIDS`."""
     steps: int = 20
     """Times on the grid, the last of which gives the data."""
     guidance: float = 1.0
@@ -65,7 +64,7 @@ class Pipeline:
         self.grid = GRIDS[sampling.grid](process, sampling.steps)
         # With classes, a scale of one is the conditional model: one evaluation a step, not two.
         guided = num_classes > 0 and sampling.guidance != 1
-        solver = SOLVERS[sampling.solver]()
+        solver = SOLVERS[sampling.solver]
 
         def draw(params: Params, key: Key, index: Array, label: Array, scale: Array, grid: Array, *, trajectory: bool):
             predict = predictor(partial(network.apply, params), process, parameterization)
@@ -77,7 +76,7 @@ class Pipeline:
             keys = rng.per_example(rng.named(key, "sample"), index)
             return sample(keys, denoise, process, solver, grid, shape, trajectory=trajectory)
 
-        self._draw: Callable = jax.jit(draw, static_argnames="trajectory")
+        self._draw = {flag: checked(partial(draw, trajectory=flag)) for flag in (False, True)}
 
     def __call__(
         self,
@@ -102,14 +101,13 @@ class Pipeline:
         for start in range(0, len(index), self.chunk):
             here = slice(start, start + self.chunk)
             missing = self.chunk - len(index[here])
-            images = self._draw(
+            images = self._draw[trajectory](
                 params,
                 jax.random.key(seed),
                 np.pad(index[here], (0, missing)),
                 np.pad(label[here].astype(np.int32), (0, missing), constant_values=self.num_classes),
                 jnp.float32(self.sampling.guidance),
                 self.grid,
-                trajectory=trajectory,
             )
             if trajectory:
                 images = np.concatenate([np.asarray(images[1]), np.asarray(images[0])[None]])

@@ -30,9 +30,9 @@ class Sample:
     name: Annotated[str | None, tyro.conf.arg(name="class")] = None
     """A class by its name or a unique part of it; "none" for the unconditional model; by default each class in turn."""
     solver: str | None = None
-    """ddpm, ddim, euler, heun or dpmpp_2m; the run's own by default."""
+    """A solver by its name (`jdiff lab --help` lists them); the run's own by default."""
     grid: str | None = None
-    """uniform, karras or log_snr; the run's own by default."""
+    """A time grid by its name; the run's own by default."""
     steps: int | None = None
     """Times on the grid; the run's own by default."""
     guidance: float | None = None

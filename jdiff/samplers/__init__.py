@@ -1,15 +1,25 @@
-"""Solvers, time grids and the sampling loop. A new solver is one file here and its row in `SOLVERS`."""
+"""Solvers, time grids and the sampling loop. A new solver is one file here and its rows in `SOLVERS`."""
 
-from jdiff.samplers.base import Solver
+from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.samplers.ddim import DDIM
 from jdiff.samplers.ddpm import DDPM
-from jdiff.samplers.dpmpp_2m import DPMpp2M
+from jdiff.samplers.dpmpp import DPMpp2M, DPMpp3M
 from jdiff.samplers.euler import Euler
 from jdiff.samplers.grids import GRIDS, karras, log_snr, uniform
 from jdiff.samplers.heun import Heun
-from jdiff.samplers.loop import sample
+from jdiff.samplers.loop import checked, integrate, sample
+from jdiff.samplers.noise import brownian, independent
 
-SOLVERS: dict[str, type[Solver]] = {"ddpm": DDPM, "ddim": DDIM, "euler": Euler, "heun": Heun, "dpmpp_2m": DPMpp2M}
+# The methods by the names that people know, with the settings that go by that name.
+SOLVERS: dict[str, Solver] = {
+    "ddpm": DDPM(),
+    "ddpm_beta": DDPM(variance="beta"),
+    "ddim": DDIM(),
+    "euler": Euler(),
+    "heun": Heun(),
+    "dpmpp_2m": DPMpp2M(),
+    "dpmpp_3m": DPMpp3M(),
+}
 
-__all__ = ["DDIM", "DDPM", "GRIDS", "SOLVERS", "DPMpp2M", "Euler", "Heun", "Solver"]
-__all__ += ["karras", "log_snr", "sample", "uniform"]
+__all__ = ["DDIM", "DDPM", "GRIDS", "SOLVERS", "DPMpp2M", "DPMpp3M", "Euler", "Heun", "Noise", "Solver", "Times"]
+__all__ += ["brownian", "checked", "evaluate", "independent", "integrate", "karras", "log_snr", "sample", "uniform"]

@@ -10,10 +10,9 @@ from typing import Any, Literal, final
 import jax
 import jax.numpy as jnp
 
-from jdiff import rng
 from jdiff.processes import Process
-from jdiff.samplers.base import Solver
-from jdiff.typing import Array, Denoiser, Key
+from jdiff.samplers.base import Noise, Solver, Times, evaluate
+from jdiff.typing import Array, Denoiser
 
 
 @final
@@ -26,6 +25,8 @@ class DDPM(Solver):
     """Variance of a step: the posterior's ("beta_tilde") or the forward step's ("beta")."""
 
     order = 1
+    strong_order = 1.0
+    stochastic = True
     nfe_per_step = 1
 
     def __post_init__(self):
@@ -33,9 +34,11 @@ class DDPM(Solver):
             raise ValueError(f"DDPM needs variance 'beta_tilde' or 'beta', got {self.variance!r}")
 
     def step(
-        self, denoise: Denoiser, process: Process, x: Array, carry: Any, t: Array, s: Array, keys: Key
+        self, denoise: Denoiser, process: Process, x: Array, carry: Any, plan: Times, noise: Noise
     ) -> tuple[Array, Any]:
-        mean, variance = process.posterior(x, denoise(x, t).x0, s, t)
+        t, s = plan
+        x, prediction = evaluate(denoise, process, x, t)
+        mean, variance = process.posterior(x, prediction.x0, s, t)
         if self.variance == "beta":
             variance = -jnp.expm1(process.log_snr(t) - process.log_snr(s)) * process.sigma(t) ** 2
-        return mean + jnp.sqrt(variance) * rng.normal(keys, x), carry
+        return mean + jnp.sqrt(variance) * noise.between(t, s), carry

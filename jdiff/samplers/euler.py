@@ -6,8 +6,8 @@ from typing import Any, final
 import jax
 
 from jdiff.processes import Process
-from jdiff.samplers.base import Solver
-from jdiff.typing import Array, Denoiser, Key
+from jdiff.samplers.base import Noise, Solver, Times, evaluate
+from jdiff.typing import Array, Denoiser
 
 
 @final
@@ -20,6 +20,8 @@ class Euler(Solver):
     nfe_per_step = 1
 
     def step(
-        self, denoise: Denoiser, process: Process, x: Array, carry: Any, t: Array, s: Array, keys: Key
+        self, denoise: Denoiser, process: Process, x: Array, carry: Any, plan: Times, noise: Noise
     ) -> tuple[Array, Any]:
-        return x + (s - t) * denoise(x, t).velocity(process, t), carry
+        t, s = plan
+        x, prediction = evaluate(denoise, process, x, t)
+        return x + (s - t) * prediction.velocity(process, t), carry

@@ -9,8 +9,8 @@ from typing import Any, final
 import jax
 
 from jdiff.processes import Process
-from jdiff.samplers.base import Solver
-from jdiff.typing import Array, Denoiser, Key
+from jdiff.samplers.base import Noise, Solver, Times, evaluate
+from jdiff.typing import Array, Denoiser
 
 
 @final
@@ -23,8 +23,10 @@ class Heun(Solver):
     nfe_per_step = 2
 
     def step(
-        self, denoise: Denoiser, process: Process, x: Array, carry: Any, t: Array, s: Array, keys: Key
+        self, denoise: Denoiser, process: Process, x: Array, carry: Any, plan: Times, noise: Noise
     ) -> tuple[Array, Any]:
-        first = denoise(x, t).velocity(process, t)
-        second = denoise(x + (s - t) * first, s).velocity(process, s)
+        t, s = plan
+        x, prediction = evaluate(denoise, process, x, t)
+        first = prediction.velocity(process, t)
+        second = evaluate(denoise, process, x + (s - t) * first, s)[1].velocity(process, s)
         return x + (s - t) * (first + second) / 2, carry

@@ -1,239 +1,191 @@
-"""Every solver, through one table: measured order, end points, moments, evaluations and compilations."""
+"""Every solver, through one table: measured order, moments, strong order, evaluations, noise and compilations."""
 
-import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.integrate import solve_ivp
 
-from jdiff import oracles, rng
+from jdiff import rng
 from jdiff.prediction import Prediction
-from jdiff.processes import EDM, VP, RectifiedFlow
-from jdiff.samplers import DDIM, DDPM, SOLVERS, DPMpp2M, Euler, Heun, karras, sample, uniform
-from tests.table import PROCESSES, TARGETS, anisotropic
-
-ODE = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "dpmpp_2m": DPMpp2M()}
-SDE = {"ddpm": DDPM(), "ddpm_beta": DDPM(variance="beta"), "ddim_1": DDIM(eta=1.0), "ddim_half": DDIM(eta=0.5)}
-# Spans over which a few dozen steps are in the asymptotic regime.
-SMOOTH = {
-    "vp": (VP(t_min=0.05), 0.9),
-    "edm": (EDM(sigma_min=0.1, sigma_max=4.0), 4.0),
-    "flow": (RectifiedFlow(t_min=0.05), 0.9),
-}
-
-
-def test_every_solver_is_in_the_tables():
-    assert {type(solver) for solver in (ODE | SDE).values()} == set(SOLVERS.values())
-
-
-def grid_between(process, start, n):
-    """Equal steps in log-SNR from `start` to t_min, float64."""
-    ends = process.log_snr(jnp.array([start, process.time_span[0]]))
-    return process.time(jnp.linspace(ends[0], ends[1], n + 1))
-
-
-def exact_end(target, process, x, start, end):
-    """The probability-flow ODE's end point by an adaptive integrator of order 8."""
-    velocity = jax.jit(lambda t, x: target.predict(process, x.reshape(-1, 2), t).velocity(process, t).ravel())
-    path = solve_ivp(velocity, (start, end), np.ravel(x), method="DOP853", rtol=1e-11, atol=1e-12)
-    return path.y[:, -1].reshape(-1, 2)
-
-
-def measured_order(steps, errors):
-    return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("process_name", SMOOTH)
-@pytest.mark.parametrize("target_name", TARGETS)
-@pytest.mark.parametrize("name", ODE)
-def test_order_of_ode_solvers(name, target_name, process_name):
-    (process, start), target, solver = SMOOTH[process_name], TARGETS[target_name](), ODE[name]
-    keys = rng.per_example(jax.random.key(0), jnp.arange(32))
-    run = jax.jit(
-        lambda grid: sample(
-            keys, target.denoiser(process), process, solver, grid, (2,), denoise_last=False, trajectory=True
-        )
-    )
-    steps, errors = [32, 64, 128], []
-    for n in steps:
-        end, path = run(grid_between(process, start, n))
-        if not errors:
-            exact = exact_end(target, process, path[0], start, process.time_span[0])
-        errors.append(np.sqrt(np.mean((end - exact) ** 2)))
-    assert measured_order(steps, errors) == pytest.approx(solver.order, abs=0.2), errors
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ODE)
-@pytest.mark.parametrize("process_name", PROCESSES)
-def test_end_points_match_the_closed_form(name, process_name):
-    """From the prior to t_min, over the process's whole span."""
-    process, target, solver = PROCESSES[process_name], anisotropic(), ODE[name]
-    keys = rng.per_example(jax.random.key(0), jnp.arange(16))
-    n = 200 if solver.order == 2 else 1000
-    grid = uniform(process, n, jnp.float64) if process_name == "flow" else karras(process, n, dtype=jnp.float64)
-    run = jax.jit(
-        lambda grid: sample(
-            keys, target.denoiser(process), process, solver, grid, (2,), denoise_last=False, trajectory=True
-        )
-    )
-    end, path = run(grid)
-    exact = oracles.gaussian_flow(target, process, path[0], process.time_span[1], process.time_span[0])
-    np.testing.assert_allclose(end, exact, atol={1: 2e-2, 2: 2e-3}[solver.order])
-
-
-def many(target, process, solver, grid):
-    """Samples [64 * 256, 2]: each key draws 256 independent points."""
-
-    def denoise(x, t):
-        prediction = target.predict(process, x.reshape(-1, 2), t)
-        return jax.tree.map(lambda part: part.reshape(x.shape), prediction)
-
-    keys = rng.per_example(jax.random.key(5), jnp.arange(64))
-    return np.asarray(jax.jit(lambda: sample(keys, denoise, process, solver, grid, (256, 2)))()).reshape(-1, 2)
-
-
-def affine_step(solver, denoise, process, t, s):
-    """A step on a Gaussian target is x_s = A x + b + c z: A [2, 2], b [2] and c, read off the step itself."""
-    probes = jnp.concatenate([jnp.zeros((2, 2)), jnp.eye(2)])
-    keys = rng.per_example(jax.random.key(0), jnp.array([0, 1, 0, 0]))
-    out, _ = solver.step(denoise, process, probes, solver.init(probes), t, s, keys)
-    z = rng.normal(keys, probes)
-    c = (out[1] - out[0]) / (z[1] - z[0])
-    return (out[2:] - out[0]).T, out[0] - c * z[0], c
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", SDE)
-@pytest.mark.parametrize("process_name", ["vp", "edm", "flow"])
-def test_weak_order_of_sde_solvers(process_name, name):
-    """The moments of a Gaussian target, carried exactly through the steps from the true marginal."""
-    (process, start), target, solver = SMOOTH[process_name], anisotropic(), SDE[name]
-    mean, covariance = target.moments()
-    marginal = lambda t: (
-        process.alpha(t) * mean,
-        process.alpha(t) ** 2 * covariance + process.sigma(t) ** 2 * np.eye(2),
-    )
-    steps_of = jax.jit(jax.vmap(lambda t, s: affine_step(solver, target.denoiser(process), process, t, s)))
-    steps, errors = [64, 128, 256], []
-    for n in steps:
-        grid = grid_between(process, start, n)
-        m, v = marginal(grid[0])
-        for a, b, c in zip(*map(np.asarray, steps_of(grid[:-1], grid[1:])), strict=True):
-            m, v = a @ m + b, a @ v @ a.T + np.diag(c**2)
-        exact_m, exact_v = marginal(grid[-1])
-        errors.append(np.linalg.norm(m - exact_m) + np.linalg.norm(v - exact_v))
-    assert measured_order(steps, errors) == pytest.approx(solver.order, abs=0.2), errors
-
-
-@pytest.mark.usefixtures("x64")
-# The forward step's variance says nothing from a time without signal: that pair is left out.
-@pytest.mark.parametrize(
-    ("name", "process_name"), [(n, p) for n in ODE | SDE for p in PROCESSES if (n, p) != ("ddpm_beta", "flow")]
+from jdiff.processes import VP
+from jdiff.samplers import (
+    DDIM,
+    DDPM,
+    SOLVERS,
+    Euler,
+    Noise,
+    brownian,
+    checked,
+    independent,
+    integrate,
+    karras,
+    log_snr,
+    sample,
+    uniform,
 )
-def test_moments(name, process_name):
-    """Mean and covariance of the data, within the discretization error of 64 or 256 steps plus four standard errors."""
-    process, target, solver = PROCESSES[process_name], anisotropic(), (ODE | SDE)[name]
-    n = 256 if solver.order == 1 else 64
-    grid = uniform(process, n, jnp.float64) if process_name == "flow" else karras(process, n, dtype=jnp.float64)
-    draws = many(target, process, solver, grid)
-    mean, covariance = target.moments()
-    np.testing.assert_allclose(draws.mean(0), mean, atol=0.01 + 4 * np.sqrt(0.7 / len(draws)))
-    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.02 + 4 * 0.7 * np.sqrt(2 / len(draws)))
+from tests.samplers.tools import (
+    FAST,
+    ODE,
+    SDE,
+    SMOOTH,
+    SMOOTH_TARGETS,
+    OneOf,
+    exact_end,
+    grid_between,
+    handed_in,
+    keys_of,
+    marginal,
+    measured_order,
+    moments_at_the_end,
+    runner,
+    starts,
+    through,
+)
+from tests.table import NEED_SIGNAL, PARAMETERIZATIONS, PROCESSES, anisotropic
+
+# Steps at which a solver is in its asymptotic regime, where they are not the usual ones, and why.
+STEPS: dict[str, tuple[int, ...]] = {}
+USUAL = (64, 128, 256)
+# Without signal at the start these say nothing there, as their docstrings do.
+NEED_SIGNAL_SOLVERS = {"ddpm_beta"}
+NO_SIGNAL = {name for name, process in PROCESSES.items() if process.alpha(process.time_span[1]) == 0}
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("process_name", SMOOTH)
-def test_an_euler_step_follows_the_tangent(process_name):
-    """Song et al. 2021, eq. 13, at the step's start; a slope taken at its end would be of order 1, too."""
-    (process, t), target = SMOOTH[process_name], TARGETS["mixture"]()
-    x, keys = jnp.array([[0.3, -1.1], [0.8, 0.2]]), rng.per_example(jax.random.key(0), jnp.arange(2))
-    score = jax.grad(lambda x: target.log_density(process, x, t).sum())(x)
-    tangent = process.drift(x, t) - process.diffusion(t) ** 2 / 2 * score
-    for s in (0.9 * t, 0.3 * t):
-        end, _ = Euler().step(target.denoiser(process), process, x, (), jnp.asarray(t), jnp.asarray(s), keys)
-        np.testing.assert_allclose((end - x) / (s - t), tangent, rtol=1e-8)
+@pytest.mark.parametrize("target_name", SMOOTH_TARGETS)
+@pytest.mark.parametrize("name", ODE)
+def test_order_of_ode_solvers(name, target_name):
+    (process, start), target, steps = SMOOTH["vp"], SMOOTH_TARGETS[target_name](), STEPS.get(name, USUAL)
+    x, exact = exact_end("vp", target_name)
+    ends = [runner(ODE[name])(process, target, x, grid_between(process, start, n)) for n in steps]
+    errors = [np.sqrt(np.mean((end - exact) ** 2)) for end in ends]
+    assert measured_order(steps, errors) == pytest.approx(ODE[name].order, abs=0.2), errors
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("process_name", SMOOTH)
 @pytest.mark.parametrize("name", SDE)
-def test_noise_of_one_step_has_the_variance_of_its_name(name, process_name):
-    """Order and moments cannot tell the forward step's variance from the posterior's: both are right in the limit."""
-    process, start = SMOOTH[process_name]
-    t, s = jnp.asarray(start), jnp.asarray(0.4 * start)
-    ratio = process.alpha(t) / process.alpha(s)
-    forward = process.sigma(t) ** 2 - (ratio * process.sigma(s)) ** 2  # of x_t given x_s
-    posterior = 1 / (1 / process.sigma(s) ** 2 + ratio**2 / forward)  # of x_s given x_t and x0: precisions add
-    expected = {"ddpm": posterior, "ddpm_beta": forward, "ddim_1": posterior, "ddim_half": posterior / 4}[name]
-    _, _, c = affine_step(SDE[name], anisotropic().denoiser(process), process, t, s)
-    np.testing.assert_allclose(c**2, [expected] * 2, rtol=1e-9)
+def test_weak_order_of_sde_solvers(name):
+    """Of the moments of a Gaussian target, exactly, from the true marginal."""
+    (process, start), target, steps, errors = SMOOTH["vp"], anisotropic(), STEPS.get(name, USUAL), []
+    exact_mean, exact_covariance = marginal(process, process.time_span[0], target)
+    for n in steps:
+        mean, covariance = moments_at_the_end(SDE[name])(process, target, grid_between(process, start, n))
+        errors.append(np.linalg.norm(mean - exact_mean) + np.linalg.norm(covariance - exact_covariance))
+    assert measured_order(steps, errors) == pytest.approx(SDE[name].order, abs=0.2), errors
+
+
+def refuse(part=0):
+    raise AssertionError("a method with a strong order reads its noise off the path")
 
 
 @pytest.mark.usefixtures("x64")
-def test_ddim_with_eta_one_is_ancestral_sampling():
-    target, process = anisotropic(), VP()
-    keys = rng.per_example(jax.random.key(3), jnp.arange(4))
-    grid = karras(process, 12, dtype=jnp.float64)
-    one, other = (sample(keys, target.denoiser(process), process, s, grid, (2,)) for s in (DDIM(eta=1.0), DDPM()))
-    np.testing.assert_allclose(one, other, rtol=1e-9)
+@pytest.mark.parametrize("target_name", SMOOTH_TARGETS)
+@pytest.mark.parametrize("name", [name for name, solver in SDE.items() if solver.strong_order])
+def test_strong_order_of_sde_solvers(name, target_name):
+    """Against itself on a grid eight times finer than the finest, driven by the same Brownian paths."""
+    (process, start), target, solver = SMOOTH["vp"], SMOOTH_TARGETS[target_name](), SDE[name]
+    steps, finest, paths = (32, 64, 128), 1024, 64
+    x = starts(process, start, target, paths)
+    # The paths' values at the finest grid's times, whose clock is the signal-to-noise ratio.
+    clock = jnp.exp(process.log_snr(grid_between(process, start, finest)))
+    drawn = jax.random.normal(jax.random.key(1), (finest, paths, 2)) * jnp.sqrt(jnp.diff(clock))[:, None, None]
+    path = jnp.concatenate([jnp.zeros((1, paths, 2)), jnp.cumsum(drawn, axis=0)])
+
+    def between(t, s, part=0):
+        begin, end = (jnp.argmin(jnp.abs(jnp.log(clock) - process.log_snr(time))) for time in (t, s))
+        return (path[end] - path[begin]) / jnp.sqrt(clock[end] - clock[begin])
+
+    source = lambda keys, process, like: lambda number: Noise(between=between, fresh=refuse)
+    run = jax.jit(
+        lambda grid: integrate(keys_of(paths), x, target.denoiser(process), process, solver, grid, noise=source),
+        compiler_options=FAST,
+    )
+    reference = run(grid_between(process, start, finest))
+    ends = [run(grid_between(process, start, n)) for n in steps]
+    errors = [np.sqrt(np.mean((end - reference) ** 2)) for end in ends]
+    assert measured_order(steps, errors) == pytest.approx(solver.strong_order, abs=0.2), errors
 
 
-@pytest.mark.parametrize("name", ODE | SDE)
+def through_all(process, target, number):
+    return through(target, process, PARAMETERIZATIONS, number)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SOLVERS)
+def test_moments_through_every_process_and_parameterization(name):
+    """Mean and covariance at t_min of a Gaussian target, from the true marginal at t_max, over 64 steps."""
+    solver, target, run = SOLVERS[name], anisotropic(), moments_at_the_end(SOLVERS[name], through_all)
+    tolerance = 0.15 if solver.order == 1 else 0.02
+    for number, (process_name, process) in enumerate(PROCESSES.items()):
+        if process_name in NO_SIGNAL and name in NEED_SIGNAL_SOLVERS:
+            continue
+        grid = (uniform if process_name in NO_SIGNAL else log_snr)(process, 65, dtype=jnp.float64)
+        exact = marginal(process, process.time_span[0], target)
+        for other, parameterization in enumerate(PARAMETERIZATIONS):
+            if process_name in NO_SIGNAL and parameterization in NEED_SIGNAL:
+                continue
+            got = run(OneOf(jnp.asarray(number), tuple(PROCESSES.values())), target, grid, jnp.asarray(other))
+            for value, expected in zip(got, exact, strict=True):
+                message = f"{name}, {process_name}, {parameterization}"
+                np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=message)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
 def test_evaluations_are_as_documented(name):
-    solver, calls = (ODE | SDE)[name], []
-    target, process = anisotropic(jnp.float32), VP()
+    solver, calls, process = SOLVERS[name], [], VP()
 
     def denoise(x, t):
         jax.debug.callback(lambda: calls.append(1))
-        return target.predict(process, x, t)
+        return Prediction(0.1 * x, x)
 
-    keys = rng.per_example(jax.random.key(0), jnp.arange(2))
-    jax.jit(lambda: sample(keys, denoise, process, solver, karras(process, 8), (2,)))()
+    jax.jit(lambda: sample(keys_of(2), denoise, process, solver, karras(process, 8), (2,)))()
     jax.effects_barrier()
-    assert len(calls) == 7 * solver.nfe_per_step + 1
+    assert len(calls) == solver.nfe(7) + 1
 
 
-@pytest.mark.parametrize("name", ODE | SDE)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_new_values_compile_nothing(name):
-    solver, target, traces = (ODE | SDE)[name], anisotropic(jnp.float32), []
+    """Nor does a sample depend on its batch: the value to rounding, the prior's draw to the bit."""
+    solver, target, traces = SOLVERS[name], anisotropic(jnp.float32), []
 
-    @jax.jit
-    def run(process, solver, key, grid):
+    def draw(process, key, index, grid):
         traces.append(1)
-        keys = rng.per_example(key, jnp.arange(2))
-        return sample(keys, target.denoiser(process), process, solver, grid, (2,))
+        keys = rng.per_example(key, index)
+        return sample(keys, target.denoiser(process), process, solver, grid, (2,), trajectory=True)
 
-    first = run(VP(), solver, jax.random.key(0), karras(VP(), 6))
-    second = run(VP(beta_max=15.0), solver, jax.random.key(1), uniform(VP(), 6))
-    if name.startswith("ddim"):
-        run(VP(), dataclasses.replace(solver, eta=0.3), jax.random.key(0), karras(VP(), 6))
+    run = jax.jit(draw, compiler_options=FAST)
+    among, among_path = run(VP(), jax.random.key(3), jnp.arange(64), karras(VP(), 10))
+    other, _ = run(VP(beta_max=15.0), jax.random.key(1), jnp.arange(64) + 5, uniform(VP(), 10))
     assert len(traces) == 1
-    assert not np.allclose(first, second)
-
-
-@pytest.mark.parametrize("name", ODE | SDE)
-def test_a_sample_does_not_depend_on_its_batch(name):
-    """The value to rounding; the prior to the bit."""
-    solver, process, target = (ODE | SDE)[name], VP(), anisotropic(jnp.float32)
-    run = jax.jit(
-        lambda index: sample(
-            rng.per_example(jax.random.key(3), index),
-            target.denoiser(process),
-            process,
-            solver,
-            karras(process, 10),
-            (2,),
-            trajectory=True,
-        )
-    )
-    alone, alone_path = run(jnp.array([17]))
-    among, among_path = run(jnp.arange(64))
+    assert not np.allclose(among, other)
+    alone, alone_path = run(VP(), jax.random.key(3), jnp.array([17]), karras(VP(), 10))
     np.testing.assert_array_equal(alone_path[0, 0], among_path[0, 17])
     np.testing.assert_allclose(alone[0], among[17], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_step_goes_on_from_the_state_that_the_prediction_describes(name):
+    """The hook of CFG++: a prediction of another state does what starting in that state does.
+
+    The denoiser says the same data about every x, so that x is only carried along.
+    """
+    solver, process = SOLVERS[name], VP()
+    grid, shift = jnp.array([0.6, 0.5]), jnp.array([[0.3, -0.2], [0.1, 0.4]])
+    x = jax.random.normal(jax.random.key(0), (2, 2))
+
+    def consistent(x, t):
+        x0 = jnp.broadcast_to(jnp.asarray([0.5, -0.1]), x.shape)
+        return Prediction(x0, (x - process.alpha(t) * x0) / process.sigma(t))
+
+    def moved(x, t):
+        exact = consistent(x, t)
+        return Prediction(exact.x0, exact.eps + jnp.where(t == grid[0], shift / process.sigma(t), 0))
+
+    run = lambda denoise, x: integrate(keys_of(2), x, denoise, process, solver, grid)
+    np.testing.assert_allclose(run(moved, x), run(consistent, x + shift), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", SDE)
@@ -244,12 +196,49 @@ def test_the_noise_of_a_step_does_not_depend_on_the_batch(name):
 
     def step(index):
         keys = rng.per_example(jax.random.key(3), index)
-        x = jnp.zeros((len(index), 5))
-        return solver.step(nothing, process, x, solver.init(x), jnp.float32(0.6), jnp.float32(0.4), keys)[0]
+        return integrate(keys, jnp.zeros((len(index), 5)), nothing, process, solver, jnp.float32([0.6, 0.4]))
 
     among = step(jnp.arange(64))
     np.testing.assert_array_equal(step(jnp.array([17]))[0], among[17])
     assert len(np.unique(among)) > 300
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("process_name", SMOOTH)
+def test_an_euler_step_follows_the_tangent(process_name):
+    """Song et al. 2021, eq. 13, at the step's start; a slope taken at its end would be of order 1, too."""
+    (process, t), target = SMOOTH[process_name], SMOOTH_TARGETS["mixture"]()
+    x = jnp.array([[0.3, -1.1], [0.8, 0.2]])
+    score = jax.grad(lambda x: target.log_density(process, x, t).sum())(x)
+    tangent = process.drift(x, t) - process.diffusion(t) ** 2 / 2 * score
+    for s in (0.9 * t, 0.3 * t):
+        end = integrate(keys_of(2), x, target.denoiser(process), process, Euler(), jnp.array([t, s]))
+        np.testing.assert_allclose((end - x) / (s - t), tangent, rtol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("process_name", SMOOTH)
+@pytest.mark.parametrize("solver", [DDPM(), DDPM(variance="beta"), DDIM(eta=1.0), DDIM(eta=0.5)], ids=str)
+def test_noise_of_one_step_has_the_variance_of_its_name(solver, process_name):
+    """Order and moments cannot tell the forward step's variance from the posterior's: both are right in the limit."""
+    process, start = SMOOTH[process_name]
+    t, s = start, 0.4 * start
+    ratio = process.alpha(t) / process.alpha(s)
+    forward = process.sigma(t) ** 2 - (ratio * process.sigma(s)) ** 2  # of x_t given x_s
+    posterior = 1 / (1 / process.sigma(s) ** 2 + ratio**2 / forward)  # of x_s given x_t and x0: precisions add
+    expected = forward if solver == DDPM(variance="beta") else posterior * getattr(solver, "eta", 1.0) ** 2
+    denoise, drawn = anisotropic().denoiser(process), jnp.array([0.7, -1.3]).reshape(1, 1, 1, 2)
+    run = lambda z: integrate(
+        keys_of(1), jnp.zeros((1, 2)), denoise, process, solver, jnp.array([t, s]), noise=handed_in(z, z)
+    )
+    np.testing.assert_allclose(((run(drawn) - run(0 * drawn)) / drawn[0, 0]) ** 2, [[expected] * 2], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ddim_with_eta_one_is_ancestral_sampling():
+    target, process, grid = anisotropic(), VP(), karras(VP(), 12, dtype=jnp.float64)
+    one, other = (sample(keys_of(4), target.denoiser(process), process, s, grid, (2,)) for s in (DDIM(eta=1.0), DDPM()))
+    np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def test_noise_is_the_same_on_eight_devices():
@@ -262,13 +251,91 @@ def test_noise_is_the_same_on_eight_devices():
     np.testing.assert_array_equal(one, eight)
 
 
+@pytest.mark.usefixtures("x64")
+def test_increments_of_a_brownian_path():
+    """Standard normal each, independent where they do not overlap, and adding up where they do."""
+    process, keys = VP(), keys_of(4096)
+    noise = brownian(keys, process, jnp.zeros((4096, 1)))(0)
+    times = jnp.array([1.0, 0.8, 0.3, 0.001])
+    parts = [noise.between(t, s)[:, 0] for t, s in itertools.pairwise(times)]
+    np.testing.assert_allclose(np.cov(parts), np.eye(3), atol=4 * np.sqrt(2 / 4096))
+    snr = np.exp(process.log_snr(times))
+    whole = sum(np.sqrt(b - a) * part for a, b, part in zip(snr[:-1], snr[1:], parts, strict=True))
+    np.testing.assert_allclose(whole / np.sqrt(snr[-1] - snr[0]), noise.between(times[0], times[-1])[:, 0], rtol=1e-6)
+    assert not np.array_equal(noise.fresh(), noise.fresh(part=1))
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_brownian_path_gives_one_sample_at_any_number_of_steps():
+    process, target = SMOOTH["vp"][0], anisotropic()
+    draw = lambda n, noise: sample(
+        keys_of(16), target.denoiser(process), process, DDPM(), log_snr(process, n, jnp.float64), (2,), noise=noise
+    )
+    one, other = draw(129, brownian), draw(65, brownian)
+    assert np.sqrt(np.mean((one - other) ** 2)) < 0.05
+    assert np.sqrt(np.mean((one - draw(129, independent)) ** 2)) > 0.3
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ODE)
+def test_inversion_comes_back(name):
+    """A deterministic method runs towards more noise over the same grid turned round."""
+    (process, start), target, solver = SMOOTH["vp"], SMOOTH_TARGETS["mixture"](), ODE[name]
+    x, grid = starts(process, process.time_span[0], target, 32), grid_between(process, start, 256)
+    there = runner(solver)(process, target, x, grid[::-1])
+    back = runner(solver)(process, target, there, grid)
+    np.testing.assert_allclose(back, x, atol=0.02)
+
+
+BAD_GRIDS = {
+    "rising": ([0.5, 0.7, 0.1], "must decrease from each to the next"),
+    "equal": ([0.5, 0.5, 0.1], "must decrease from each to the next"),
+    "above": ([1.2, 0.7, 0.1], r"must lie in the span of VP, from 0\.001\d* to 1\.0, got \[1\.2"),
+    "below": ([0.9, 0.7, 1e-5], "must lie in the span of VP"),
+    "not a number": ([0.9, float("nan"), 0.1], "must decrease"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_GRIDS)
+def test_bad_grids_are_named(kind):
+    times, message = BAD_GRIDS[kind]
+    denoise, grid = anisotropic(jnp.float32).denoiser(VP()), jnp.float32(times)
+    run = lambda grid: sample(keys_of(2), denoise, VP(), DDIM(), grid, (2,))
+    with pytest.raises(ValueError, match=message):
+        run(grid)
+    with pytest.raises(ValueError, match=message):
+        checked(run)(grid)
+
+
+def test_noise_cannot_be_inverted():
+    denoise = anisotropic(jnp.float32).denoiser(VP())
+    for solver in (DDPM(), DDIM(eta=0.5)):
+        with pytest.raises(ValueError, match=r"increase, for a method without noise.*got \[0\.1 0\.4\]"):
+            integrate(keys_of(2), jnp.ones((2, 2)), denoise, VP(), solver, jnp.float32([0.1, 0.4]))
+
+
+def test_values_that_are_not_finite_are_named():
+    def denoise(x, t):
+        x0 = jnp.where((jnp.arange(3)[:, None] == 1) & (t < 0.5), jnp.inf, x)
+        return Prediction(x0, x)
+
+    run = checked(lambda grid: sample(keys_of(3), denoise, VP(), DDIM(), grid, (2,)))
+    with pytest.raises(ValueError, match=r"predicted inf as x0 of sample 1 at t = 0\.4\d*; it must be finite"):
+        run(jnp.float32([0.9, 0.6, 0.4, 0.1]))
+    assert np.isfinite(run(jnp.float32([0.9, 0.8, 0.7, 0.6]))).all()
+
+
 def test_bad_arguments_are_named():
-    keys = rng.per_example(jax.random.key(0), jnp.arange(2))
     denoise = anisotropic(jnp.float32).denoiser(VP())
     with pytest.raises(ValueError, match=r"grid must have shape \[n\] with n >= 2, got \(1,\)"):
-        sample(keys, denoise, VP(), Euler(), jnp.ones(1), (2,))
+        sample(keys_of(2), denoise, VP(), Euler(), jnp.ones(1), (2,))
     with pytest.raises(ValueError, match=r"one key a sample, got \(\)"):
         sample(jax.random.key(0), denoise, VP(), Euler(), karras(VP(), 4), (2,))
+    with pytest.raises(ValueError, match=r"one key a sample, got \(3,\) for x of shape \(2, 2\)"):
+        integrate(keys_of(3), jnp.ones((2, 2)), denoise, VP(), Euler(), karras(VP(), 4))
+    wrong = lambda x, t: Prediction(x[:, :1], x)
+    with pytest.raises(ValueError, match=r"predict x0 in the shape of its input, \(2, 2\), got \(2, 1\)"):
+        sample(keys_of(2), wrong, VP(), Euler(), karras(VP(), 4), (2,))
     with pytest.raises(ValueError, match=r"0 <= eta <= 1, got 1\.5"):
         DDIM(eta=1.5)
     with pytest.raises(ValueError, match="'beta_tilde' or 'beta', got 'gamma'"):
