@@ -1,8 +1,8 @@
 """DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12 and 16) for any process.
 
 x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 var) eps + eta sqrt(var) z, with var the variance of the posterior
-q(x_s | x_t, x0). eta = 0 is deterministic and runs towards more noise, too (inversion, arXiv:2105.05233); eta = 1 is ancestral sampling
-with the posterior's variance.
+q(x_s | x_t, x0). eta = 0 is deterministic and runs towards more noise, too (inversion, arXiv:2105.05233); eta = 1 is
+ancestral sampling with the posterior's variance.
 """
 
 import dataclasses

@@ -34,16 +34,12 @@ class Multistep(Solver):
     """A solver that is its weights; `mix` has zeros where there is no history yet."""
 
     space: ClassVar[Literal["x0", "eps"]]  # which prediction is kept
+    memory: int  # k: the number of values that a step combines
     nfe_per_step = 1
 
     @abc.abstractmethod
     def weights(self, process: Process, grid: Array) -> tuple[Array, Array]:
         """keep [n - 1] and mix [n - 1, k] of a grid [n]."""
-
-    @property
-    @abc.abstractmethod
-    def memory(self) -> int:
-        """k: the number of values that a step combines."""
 
     def plan(self, process: Process, grid: Array) -> Weights:
         return Weights(grid[:-1], *self.weights(process, grid))

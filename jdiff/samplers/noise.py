@@ -43,7 +43,8 @@ def brownian(keys: Key, process: Process, like: Array) -> Callable[[Array], Nois
 
     def increment(key: Key, begin: Array, end: Array) -> Array:
         tolerance = 1e-3 * jnp.maximum(least, 1e-9 * most)
-        return diffrax.VirtualBrownianTree(least, most, tolerance, value, key).evaluate(begin, end)
+        tree = diffrax.VirtualBrownianTree(least, most, tolerance, value, key)
+        return jnp.asarray(tree.evaluate(begin, end))
 
     def between(t: Array, s: Array, part: int = 0) -> Array:
         begin, end = jnp.clip(snr(t), least, most), jnp.clip(snr(s), least, most)
