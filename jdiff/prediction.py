@@ -67,7 +67,7 @@ class Parameterization(abc.ABC):
 
     def noise_label(self, process: Process, t: Array) -> Array:
         """What the network is told about the noise level, in the shape of t."""
-        return t
+        return process.noise_label(t)
 
     @abc.abstractmethod
     def prediction(self, process: Process, raw: Array, x: Array, t: Time) -> Prediction:

@@ -73,6 +73,10 @@ class Process(abc.ABC):
     def time(self, log_snr: Time) -> Array:
         """Inverse of `log_snr`."""
 
+    def noise_label(self, t: Time) -> Array:
+        """What a network is told about the noise level, unless its parameterization says otherwise, in the shape of t."""
+        return jnp.asarray(t)
+
     def alpha_slope(self, t: Time) -> Array:
         """d alpha / dt."""
         return slope(self.alpha, t)
