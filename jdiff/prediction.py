@@ -8,6 +8,10 @@ A `Parameterization` turns a raw network output F into it. With a = alpha(t), s 
     score      eps = -s F                       x0 = (x + s^2 F) / a              (arXiv:2011.13456)
     velocity   x0 = (s' x - s F) / d            eps = (a F - a' x) / d            d = a s' - a' s, F = a' x0 + s' eps
     EDM        x0 = c_skip x + c_out F, with c_skip, c_out, c_in and c_noise of arXiv:2206.00364, table 1, for x / a.
+
+`LearnedVariance` doubles the channels of any of them: the second half, F', says where the variance of a reverse step
+lies between its bounds, log variance = w log beta + (1 - w) log beta_tilde with w = (F' + 1) / 2 (arXiv:2102.09672,
+eq. 15). beta is the variance of q(x_t | x_s), beta_tilde that of q(x_s | x_t, x0), s < t.
 """
 
 import abc
@@ -30,6 +34,9 @@ class Prediction:
 
     x0: Array
     eps: Array
+    variance: Array | None = None
+    """Where the reverse step's log variance lies from beta_tilde's (0) to beta's (1), [B, ...]; see
+    `reverse_log_variance`. None where the variance is not learned."""
 
     def score(self, process: Process, t: Time) -> Array:
         """Gradient of log p_t at x_t: -eps / sigma."""
@@ -69,9 +76,13 @@ class Parameterization(abc.ABC):
         """What the network is told about the noise level, in the shape of t."""
         return process.noise_label(t)
 
+    def out_channels(self, channels: int) -> int:
+        """Channels (length of the last axis) that the network must return for data of `channels` channels."""
+        return channels
+
     @abc.abstractmethod
     def prediction(self, process: Process, raw: Array, x: Array, t: Time) -> Prediction:
-        """The prediction for x at t [] or [B], from the raw output; all arrays [B, ...]."""
+        """The prediction for x [B, ..., C] at t [] or [B], from the raw output [B, ..., out_channels(C)]."""
 
 
 @final
@@ -161,12 +172,51 @@ class EDMPreconditioning(Parameterization):
         return Prediction(x0, (sigma / scale**2) * x - (data / scale) * raw)
 
 
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedVariance(Parameterization):
+    """The network also predicts the variance of a reverse step, in a second half of its channels."""
+
+    mean: Eps | X0 | V | Score | Velocity | EDMPreconditioning = Eps()
+    """What the first half of the channels predicts."""
+
+    def check(self, process: Process) -> None:
+        self.mean.check(process)
+
+    def input_scale(self, process: Process, t: Array) -> Array:
+        return self.mean.input_scale(process, t)
+
+    def noise_label(self, process: Process, t: Array) -> Array:
+        return self.mean.noise_label(process, t)
+
+    def out_channels(self, channels: int) -> int:
+        return 2 * self.mean.out_channels(channels)
+
+    def prediction(self, process: Process, raw: Array, x: Array, t: Time) -> Prediction:
+        mean, variance = jnp.split(raw, 2, axis=-1)
+        return dataclasses.replace(self.mean.prediction(process, mean, x, t), variance=(variance + 1) / 2)
+
+
+def reverse_log_variance(process: Process, s: Time, t: Time, fraction: Array) -> Array:
+    """Log variance of the reverse step t -> s, s < t, in the shape of `fraction` [B, ...] (arXiv:2102.09672, eq. 15).
+
+    With beta = sigma_t^2 (1 - SNR_t / SNR_s) and beta_tilde = sigma_s^2 (1 - SNR_t / SNR_s), it runs from
+    log beta_tilde at fraction 0 to log beta at 1. To the data, s = 0, beta_tilde would be zero: there and below the
+    process's t_min, sigma_s is that of t_min.
+    """
+    log_sigma = lambda time: match(jnp.log(process.sigma(time)), fraction)
+    low, high = log_sigma(jnp.maximum(s, process.time_span[0])), log_sigma(t)
+    fresh = match(jnp.log(-jnp.expm1(process.log_snr(t) - process.log_snr(s))), fraction)
+    return fresh + 2 * (low + fraction * (high - low))
+
+
 def predictor(
     network: Callable[[Array, Array, Cond], Array], process: Process, parameterization: Parameterization
 ) -> Predictor:
-    """Predictor (x [B, ...], t [] or [B], cond) -> Prediction of a network (x, noise_label [B], cond) -> raw [B, ...].
+    """Predictor (x [B, ..., C], t [] or [B], cond) -> Prediction of a network (x, noise_label [B], cond) -> raw.
 
-    Raises ValueError if the parameterization cannot be used with the process.
+    Raises ValueError if the parameterization cannot be used with the process, and, when called, if raw has not the
+    shape [B, ..., out_channels(C)].
     """
     parameterization.check(process)
 
@@ -174,8 +224,9 @@ def predictor(
         t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
         scaled = match(parameterization.input_scale(process, t), x) * x
         raw = network(scaled, parameterization.noise_label(process, t), cond)
-        if raw.shape != x.shape:
-            raise ValueError(f"the network must return the shape of its input, {x.shape}, got {raw.shape}")
+        wanted = (*x.shape[:-1], parameterization.out_channels(x.shape[-1]))
+        if raw.shape != wanted:
+            raise ValueError(f"with {parameterization}, the network must return shape {wanted}, got {raw.shape}")
         return parameterization.prediction(process, raw, x, t)
 
     return predict

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jdiff import oracles
-from jdiff.prediction import X0, EDMPreconditioning, Eps, Parameterization, Score, V, Velocity
+from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Parameterization, Score, V, Velocity
 from jdiff.processes import EDM, VE, VP, Process, RectifiedFlow
 
 PROCESSES: dict[str, Process] = {"vp": VP(), "ve": VE(), "edm": EDM(), "flow": RectifiedFlow()}
@@ -15,7 +15,12 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
     "velocity": Velocity(),
     "edm": EDMPreconditioning(sigma_data=0.7),
 }
-NEED_SIGNAL = {"eps", "score", "edm"}  # refused with a process whose terminal SNR is zero
+# These predict the mean by another one of the table, so that what rests on the mean alone needs no second look.
+LEARNED_VARIANCE: dict[str, Parameterization] = {
+    "learned_eps": LearnedVariance(mean=Eps()),
+    "learned_edm": LearnedVariance(mean=EDMPreconditioning(sigma_data=0.7)),
+}
+NEED_SIGNAL = {"eps", "score", "edm", "learned_eps", "learned_edm"}  # refused with a process whose terminal SNR is zero
 # Times well inside each process, from clean to noisy.
 TIMES = {"vp": (0.05, 0.3, 0.9), "ve": (0.05, 1.0, 20.0), "edm": (0.05, 1.0, 20.0), "flow": (0.05, 0.4, 0.9)}
 

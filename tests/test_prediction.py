@@ -6,17 +6,30 @@ import numpy as np
 import pytest
 
 from jdiff import oracles
-from jdiff.prediction import X0, EDMPreconditioning, Eps, Prediction, Velocity, predictor
+from jdiff.prediction import (
+    X0,
+    EDMPreconditioning,
+    Eps,
+    LearnedVariance,
+    Prediction,
+    V,
+    Velocity,
+    predictor,
+    reverse_log_variance,
+)
 from jdiff.processes import EDM, VP, RectifiedFlow
-from tests.table import NEED_SIGNAL, PARAMETERIZATIONS, PROCESSES, TIMES, two_modes
+from tests.table import LEARNED_VARIANCE, NEED_SIGNAL, PARAMETERIZATIONS, PROCESSES, TIMES, two_modes
 
 pytestmark = pytest.mark.usefixtures("x64")
+EVERY = PARAMETERIZATIONS | LEARNED_VARIANCE
 
 
 def raw_output(name, process, x0, eps, t):
     """What the perfect network of each parameterization returns, from the definition."""
     x = process.perturb(x0, eps, t)
     column = lambda value: jnp.reshape(value, (-1, 1))
+    if name.startswith("learned_"):  # a second half of channels; which says nothing about the data
+        return jnp.concatenate([raw_output(name.removeprefix("learned_"), process, x0, eps, t), jnp.sin(x)], axis=-1)
     alpha, sigma = column(process.alpha(t)), column(process.sigma(t))
     if name == "velocity":  # of the straight path through (x0, eps), by finite differences
         step = 1e-6 * t
@@ -29,22 +42,23 @@ def raw_output(name, process, x0, eps, t):
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_perfect_output_gives_data_and_noise(name, process_name):
     process, t = PROCESSES[process_name], jnp.array(TIMES[process_name])
     x0, eps = jnp.array(np.random.default_rng(1).normal(size=(2, 3, 4)))
     raw = raw_output(name, process, x0, eps, t)
-    got = PARAMETERIZATIONS[name].prediction(process, raw, process.perturb(x0, eps, t), t)
+    got = EVERY[name].prediction(process, raw, process.perturb(x0, eps, t), t)
     np.testing.assert_allclose(got.x0, x0, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(got.eps, eps, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_any_output_is_consistent_with_x(name, process_name):
     process, t = PROCESSES[process_name], jnp.array(TIMES[process_name])
-    raw, x = jnp.array(np.random.default_rng(2).normal(size=(2, 3, 4)))
-    got = PARAMETERIZATIONS[name].prediction(process, raw, x, t)
+    x = jnp.array(np.random.default_rng(2).normal(size=(3, 4)))
+    raw = jnp.array(np.random.default_rng(3).normal(size=(3, EVERY[name].out_channels(4))))
+    got = EVERY[name].prediction(process, raw, x, t)
     np.testing.assert_allclose(process.perturb(got.x0, got.eps, t), x, rtol=1e-9, atol=1e-9)
 
 
@@ -97,33 +111,68 @@ def test_others_see_the_plain_input_and_time():
         return x
 
     x = jnp.ones((3, 2))
-    predictor(network, VP(), Eps())(x, 0.25, {"label": 1})
+    predictor(network, VP(), Eps())(x, 0.25, {"label": jnp.array(1)})
     np.testing.assert_array_equal(seen[0][0], x)
     np.testing.assert_array_equal(seen[0][1], [0.25] * 3)
     assert seen[0][2] == {"label": 1}
 
 
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_impossible_pairs_are_refused_when_built(name):
-    network = lambda x, noise_label, cond: jnp.ones_like(x)
-    build = lambda: predictor(network, RectifiedFlow(), PARAMETERIZATIONS[name])
+    network = lambda x, noise_label, cond: jnp.ones((*x.shape[:-1], EVERY[name].out_channels(x.shape[-1])))
+    build = lambda: predictor(network, RectifiedFlow(), EVERY[name])
     if name in NEED_SIGNAL:
         with pytest.raises(ValueError, match=r"signal-to-noise ratio at t = 1\.0 is zero"):
             build()
         with pytest.raises(ValueError, match="is zero"):
-            jax.jit(lambda x: predictor(network, RectifiedFlow(), PARAMETERIZATIONS[name])(x, 0.5, {}))(
-                jnp.ones((1, 1))
-            )
+            jax.jit(lambda x: predictor(network, RectifiedFlow(), EVERY[name])(x, 0.5, {}))(jnp.ones((1, 1)))
         return
     got = build()(jnp.ones((2, 2)), 1.0, {})
     assert jnp.isfinite(got.x0).all() and jnp.isfinite(got.eps).all()
 
 
 def test_errors_name_the_value():
-    with pytest.raises(ValueError, match=r"must return the shape of its input, \(2, 3\), got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"with X0\(\), the network must return shape \(2, 3\), got \(2, 1\)"):
         predictor(lambda x, label, cond: x[:, :1], EDM(), X0())(jnp.ones((2, 3)), 1.0, {})
+    with pytest.raises(ValueError, match=r"with LearnedVariance\(mean=Eps\(\)\), .* shape \(2, 6\), got \(2, 3\)"):
+        predictor(lambda x, label, cond: x, EDM(), LearnedVariance())(jnp.ones((2, 3)), 1.0, {})
     with pytest.raises(ValueError, match="sigma_data > 0, got 0"):
         EDMPreconditioning(sigma_data=0)
+
+
+@pytest.mark.parametrize("process_name", PROCESSES)
+def test_learned_variance_lies_between_its_bounds(process_name):
+    """-1 and 1 are the variances of q(x_s | x_t, x0) and of q(x_t | x_s); the scale between them is logarithmic."""
+    process = PROCESSES[process_name]
+    s, _, t = TIMES[process_name]
+    raw = jnp.broadcast_to(jnp.array([-1.0, 1.0, 0.0, 0.5]), (3, 4))
+    x = jnp.ones_like(raw)
+    got = LearnedVariance(mean=V()).prediction(process, jnp.concatenate([x, raw], axis=-1), x, t)
+    assert got.variance is not None
+    log_variance = reverse_log_variance(process, s, t, got.variance)
+    # x_t = (alpha_t / alpha_s) x_s + fresh noise: what the marginals leave for the noise
+    forward = process.sigma(t) ** 2 - (process.alpha(t) / process.alpha(s) * process.sigma(s)) ** 2
+    # and of x_s given x_t and x0, two Gaussian measurements of x_s: their precisions add
+    posterior = 1 / ((process.alpha(t) / process.alpha(s)) ** 2 / forward + 1 / process.sigma(s) ** 2)
+    low, high = np.log(posterior), np.log(forward)
+    expected = [low, high, (low + high) / 2, 0.25 * low + 0.75 * high]
+    np.testing.assert_allclose(log_variance, np.broadcast_to(expected, (3, 4)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("process_name", PROCESSES)
+def test_reverse_variance_is_finite_to_the_data_and_in_small_steps(process_name):
+    """To the data the two bounds meet; over a short step, float32 is enough."""
+    process = PROCESSES[process_name]
+    t_min, _ = process.time_span
+    to_data = reverse_log_variance(process, 0.0, t_min, jnp.array([[0.0, 1.0]]))
+    np.testing.assert_allclose(to_data, 2 * jnp.log(process.sigma(t_min)) * jnp.ones((1, 2)), rtol=1e-12)
+    t = TIMES[process_name][1]
+    t = 2.0 ** round(np.log2(t))  # exact in both dtypes
+    step = lambda dtype: reverse_log_variance(
+        process, jnp.asarray(t * (1 - 2**-9), dtype), jnp.asarray(t, dtype), jnp.zeros((1, 1), dtype)
+    )
+    assert step(jnp.float32).dtype == jnp.float32
+    np.testing.assert_allclose(step(jnp.float32), step(jnp.float64), atol=1e-4)
 
 
 def test_prediction_is_a_pytree():

@@ -12,8 +12,12 @@ from jdiff.models.unet import UNet
 __all__ = ["DiT", "Network", "UNet", "build", "functional"]
 
 
-def build(config: UNet | DiT, *, size: int, channels: int, num_classes: int) -> Network:
-    """The network of `config` for images [B, size, size, channels].
+def build(
+    config: UNet | DiT, *, size: int, channels: int, num_classes: int, out_channels: int | None = None
+) -> Network:
+    """The network of `config` from images [B, size, size, channels] to [B, size, size, out_channels].
+
+    `out_channels` is `channels` unless given: a parameterization may ask for more (`Parameterization.out_channels`).
 
     With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
     it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM. Its output starts at zero, and
@@ -21,4 +25,5 @@ def build(config: UNet | DiT, *, size: int, channels: int, num_classes: int) -> 
     """
     if size <= 0 or size % config.divisor:
         raise ValueError(f"size: {size} is not a positive multiple of {config.divisor}, which {config} needs")
-    return functional(lambda rngs: config.module(rngs, channels=channels, num_classes=num_classes))
+    out = channels if out_channels is None else out_channels
+    return functional(lambda rngs: config.module(rngs, channels=channels, out_channels=out, num_classes=num_classes))

@@ -46,9 +46,9 @@ class DiT:
         """What the edge of the images must be a multiple of."""
         return self.patch
 
-    def module(self, rngs: nnx.Rngs, *, channels: int, num_classes: int) -> nnx.Module:
-        """The module for images of `channels` channels."""
-        return DiTModule(self, channels, num_classes, rngs=rngs)
+    def module(self, rngs: nnx.Rngs, *, channels: int, out_channels: int, num_classes: int) -> nnx.Module:
+        """The module from images of `channels` channels to `out_channels`."""
+        return DiTModule(self, channels, out_channels, num_classes, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -70,14 +70,14 @@ class Block(nnx.Module):
 class DiTModule(nnx.Module):
     """The network that a `DiT` describes."""
 
-    def __init__(self, config: DiT, channels: int, num_classes: int, *, rngs: nnx.Rngs):
-        width, pixels = config.width, channels * config.patch**2
+    def __init__(self, config: DiT, channels: int, out_channels: int, num_classes: int, *, rngs: nnx.Rngs):
+        width, pixels = config.width, config.patch**2
         self.patch = config.patch
         self.conditioning = Conditioning(width, num_classes, rngs=rngs)
-        self.enter = nnx.Linear(pixels, width, rngs=rngs)
+        self.enter = nnx.Linear(channels * pixels, width, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
         self.modulation = nnx.Linear(width, 2 * width, kernel_init=ZERO, rngs=rngs)
-        self.leave = nnx.Linear(width, pixels, kernel_init=ZERO, rngs=rngs)
+        self.leave = nnx.Linear(width, out_channels * pixels, kernel_init=ZERO, rngs=rngs)
 
     def __call__(self, x: Array, noise_label: Array, cond: Cond) -> Array:
         embedding = self.conditioning(noise_label, cond)

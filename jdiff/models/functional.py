@@ -21,8 +21,8 @@ class Network(NamedTuple):
     `init(key) -> params`: a nested dict, string keys, of arrays (float32 for the networks of this folder).
 
     `apply(params, x, noise_label, cond) -> raw`: `x` [B, H, W, C] float32, `noise_label` [B] float32, `cond` a dict
-    of arrays with a leading batch axis, possibly empty; the result has the shape and dtype of `x`. Raises
-    `ValueError` naming the entries when `params` does not have exactly the names and shapes that `init` gives.
+    of arrays with a leading batch axis, possibly empty; the result is [B, H, W, out_channels] in the dtype of `x`.
+    Raises `ValueError` naming the entries when `params` does not have exactly the names and shapes that `init` gives.
     """
 
     init: Callable[[Key], Params]

@@ -62,9 +62,9 @@ class UNet:
         """What the edge of the images must be a multiple of."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
-    def module(self, rngs: nnx.Rngs, *, channels: int, num_classes: int) -> nnx.Module:
-        """The module for images of `channels` channels."""
-        return UNetModule(self, channels, num_classes, rngs=rngs)
+    def module(self, rngs: nnx.Rngs, *, channels: int, out_channels: int, num_classes: int) -> nnx.Module:
+        """The module from images of `channels` channels to `out_channels`."""
+        return UNetModule(self, channels, out_channels, num_classes, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -93,10 +93,10 @@ class Block(nnx.Module):
 class UNetModule(nnx.Module):
     """The network that a `UNet` describes."""
 
-    def __init__(self, config: UNet, channels: int, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNet, channels: int, out_channels: int, num_classes: int, *, rngs: nnx.Rngs):
         embedding = 4 * config.channels
         last = len(config.multipliers) - 1
-        pixels = channels * config.patch**2
+        pixels = config.patch**2
 
         def block(width_in: int, level: int) -> Block:
             heads = config.heads if level in config.attention else 0
@@ -108,14 +108,14 @@ class UNetModule(nnx.Module):
 
         self.patch = config.patch
         self.conditioning = Conditioning(embedding, num_classes, rngs=rngs)
-        self.enter = nnx.Conv(pixels, config.width(0), (3, 3), rngs=rngs)
+        self.enter = nnx.Conv(channels * pixels, config.width(0), (3, 3), rngs=rngs)
         above = [config.width(max(level - 1, 0)) for level in range(last + 1)]
         self.down = nnx.List([walk(i, above[i], config.blocks[i]) for i in range(last)])
         self.middle = walk(last, above[last], config.blocks[last])
         self.up = nnx.List([walk(i, config.width(i), config.blocks[i]) for i in range(last)])
         self.merge = nnx.List([self._merges(config, i, rngs) for i in range(last)])
         self.gain = nnx.Param(jnp.ones(config.width(0)))
-        self.leave = nnx.Conv(config.width(0), pixels, (3, 3), kernel_init=ZERO, rngs=rngs)
+        self.leave = nnx.Conv(config.width(0), out_channels * pixels, (3, 3), kernel_init=ZERO, rngs=rngs)
 
     @staticmethod
     def _merges(config: UNet, level: int, rngs: nnx.Rngs) -> nnx.List:

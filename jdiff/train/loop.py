@@ -78,7 +78,10 @@ def assemble(experiment: Experiment, num_classes: int) -> Trainer:
     """The pieces of a run. Raises ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size)
-    network = build(experiment.network, size=experiment.data.size, channels=3, num_classes=num_classes)
+    out_channels = experiment.parameterization.out_channels(3)
+    network = build(
+        experiment.network, size=experiment.data.size, channels=3, num_classes=num_classes, out_channels=out_channels
+    )
     make = lambda: initial(network, experiment.optimizer.build(experiment.steps), experiment.seed)
     shapes = jax.eval_shape(make)
     abstract = jax.tree.map(

@@ -64,6 +64,15 @@ def test_output_is_float32_like_the_input(name):
 
 
 @every_config
+def test_output_channels_are_those_asked_for(name):
+    wide = build(CONFIGS[name], size=SIZE, channels=CHANNELS, num_classes=CLASSES, out_channels=7)
+    x, noise_label = inputs()
+    params = jax.eval_shape(wide.init, jax.random.key(0))
+    raw = jax.eval_shape(wide.apply, params, x, noise_label, {"label": LABELS})
+    assert raw.shape == (*x.shape[:-1], 7) and raw.dtype == jnp.float32
+
+
+@every_config
 def test_repeated_calls_compile_once(name):
     network = network_of(name)
     compiled = network.apply._cache_size()
