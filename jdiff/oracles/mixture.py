@@ -1,4 +1,4 @@
-"""Distributions whose predictions, scores and densities are known exactly under every process and time.
+"""Gaussian mixtures with any covariances.
 
 For x0 ~ sum_k w_k N(m_k, C_k), x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I). Given component k,
 E[x0 | x_t] = m_k + alpha C_k S_k^-1 (x - alpha m_k) and E[eps | x_t] = sigma S_k^-1 (x - alpha m_k), with
@@ -12,15 +12,17 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
+from jdiff.oracles.base import Distribution
 from jdiff.prediction import Prediction
 from jdiff.processes import Process
-from jdiff.typing import Array, Denoiser, Key, Time
+from jdiff.processes.base import require
+from jdiff.typing import Array, Key, Time
 
 
 @final
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Mixture:
+class Mixture(Distribution):
     """A Gaussian mixture in D dimensions, made by `mixture` or `gaussian`: log weights [K], means [K, D], and the
     covariances' eigenvectors [K, D, D] and eigenvalues [K, D]."""
 
@@ -36,50 +38,50 @@ class Mixture:
         offset = jnp.einsum("kde,bkd->bke", self.vectors, x[:, None] - alpha * self.means)
         return offset, alpha**2 * self.values + sigma**2
 
-    def _log_joint(self, offset: Array, variance: Array) -> Array:
-        """log w_k + log N(x; k), [B, K]."""
-        exponent = -0.5 * jnp.sum(offset**2 / variance + jnp.log(2 * jnp.pi * variance), axis=-1)
-        return self.log_weights + exponent
+    def log_joint(self, process: Process, x: Array, t: Time) -> Array:
+        """log w_k + log N(x; alpha m_k, S_k) of each component, [B, K]."""
+        offset, variance = self._whitened(process, x, t)
+        return self.log_weights - 0.5 * jnp.sum(offset**2 / variance + jnp.log(2 * jnp.pi * variance), axis=-1)
 
     def log_density(self, process: Process, x: Array, t: Time) -> Array:
-        """log p_t(x), [B], for x [B, D] and t [] or [B]."""
-        return jax.nn.logsumexp(self._log_joint(*self._whitened(process, x, t)), axis=-1)
+        return jax.nn.logsumexp(self.log_joint(process, x, t), axis=-1)
 
-    def predict(self, process: Process, x: Array, t: Time) -> Prediction:
-        """E[x0 | x_t] and E[eps | x_t], [B, D] each."""
+    def predict_among(self, process: Process, x: Array, t: Time, log_joint: Array) -> Prediction:
+        """The prediction with components weighed by the softmax of `log_joint` [B, K]."""
         alpha = jnp.broadcast_to(process.alpha(t), x.shape[:1])[:, None, None]
         sigma = jnp.broadcast_to(process.sigma(t), x.shape[:1])[:, None]
         offset, variance = self._whitened(process, x, t)
-        member = jax.nn.softmax(self._log_joint(offset, variance), axis=-1)
+        member = jax.nn.softmax(log_joint, axis=-1)
         rotate = lambda z: jnp.einsum("kde,bke->bkd", self.vectors, z)
         x0 = self.means + rotate(alpha * self.values * offset / variance)
         eps = jnp.einsum("bk,bkd->bd", member, rotate(offset / variance))
         return Prediction(jnp.einsum("bk,bkd->bd", member, x0), sigma * eps)
 
-    def denoiser(self, process: Process) -> Denoiser:
-        """The exact denoiser of this distribution under a process."""
-        return lambda x, t: self.predict(process, x, t)
+    def predict(self, process: Process, x: Array, t: Time) -> Prediction:
+        return self.predict_among(process, x, t, self.log_joint(process, x, t))
 
     def sample(self, key: Key, n: int) -> Array:
-        """n draws of the data, [n, D]."""
         member_key, normal_key = jax.random.split(key)
         member = jax.random.categorical(member_key, self.log_weights, shape=(n,))
         z = jax.random.normal(normal_key, (n, self.means.shape[1]), self.means.dtype) * jnp.sqrt(self.values[member])
         return self.means[member] + jnp.einsum("nde,ne->nd", self.vectors[member], z)
 
+    def covariances(self) -> Array:
+        """C_k, [K, D, D]."""
+        return jnp.einsum("kde,ke,kfe->kdf", self.vectors, self.values, self.vectors)
+
     def moments(self) -> tuple[Array, Array]:
-        """Mean [D] and covariance [D, D] of the data."""
         weights = jnp.exp(self.log_weights)
         mean = weights @ self.means
         centred = self.means - mean
-        inside = jnp.einsum("k,kde,ke,kfe->df", weights, self.vectors, self.values, self.vectors)
+        inside = jnp.einsum("k,kdf->df", weights, self.covariances())
         return mean, inside + jnp.einsum("k,kd,ke->de", weights, centred, centred)
 
 
 def mixture(weights: Array, means: Array, covariances: Array) -> Mixture:
     """A mixture from weights [K] (made to sum to one), means [K, D] and covariances [K, D, D].
 
-    Raises ValueError if the shapes disagree.
+    Raises ValueError if the shapes disagree, or a covariance has a negative variance along some axis.
     """
     weights, means, covariances = jnp.asarray(weights), jnp.asarray(means), jnp.asarray(covariances)
     k, d = means.shape
@@ -89,7 +91,9 @@ def mixture(weights: Array, means: Array, covariances: Array) -> Mixture:
             f"got {weights.shape} and {covariances.shape}"
         )
     values, vectors = jnp.linalg.eigh(covariances)
-    return Mixture(jnp.log(weights / weights.sum()), means, vectors, values)
+    rounding = 8 * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
+    require((values >= -rounding).all(), f"covariances must not have negative eigenvalues, got {values.min()}")
+    return Mixture(jnp.log(weights / weights.sum()), means, vectors, jnp.maximum(values, 0))
 
 
 def gaussian(mean: Array, covariance: Array) -> Mixture:
