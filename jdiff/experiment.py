@@ -19,7 +19,7 @@ from jdiff.models import DiT, UNet
 from jdiff.parallel import Mesh
 from jdiff.pipelines import Sampling
 from jdiff.prediction import X0, EDMPreconditioning, Eps, Score, V, Velocity
-from jdiff.processes import EDM, VE, VP, RectifiedFlow
+from jdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
 from jdiff.train.optimizer import Optimizer
 
 
@@ -31,7 +31,7 @@ class Experiment:
     """Start of the run directory's name."""
     data: Data
     network: UNet | DiT
-    process: VP | VE | EDM | RectifiedFlow
+    process: VP | VE | EDM | RectifiedFlow | SubVP | Cosine
     parameterization: Eps | X0 | V | Score | Velocity | EDMPreconditioning
     loss: SimpleLoss | EDMLoss | VelocityLoss
     times: UniformTime | LogNormalTime

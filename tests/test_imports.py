@@ -14,7 +14,7 @@ _MATHS = set(MATHS)
 MAY = {
     "typing": set(),
     "rng": {"typing"},
-    "processes": {"typing"},
+    "processes": {"typing", "rng"},
     "prediction": {"typing", "processes"},
     "losses": {"typing", "rng", "processes", "prediction"},
     "guidance": {"typing", "processes", "prediction"},

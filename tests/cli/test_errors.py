@@ -22,7 +22,7 @@ def test_wrong_words(refused, tmp_path):
         (["--stepss", 3], "Unrecognized options: --stepss"),
         (["--steps", "many"], "Error parsing --steps: invalid literal for int() with base 10: 'many'"),
         (["--data.subset", "boats"], "--data.subset"),
-        (["--process", "Nope"], "--process must be one of VP, VE, EDM, RectifiedFlow, got Nope"),
+        (["--process", "Nope"], "--process must be one of VP, VE, EDM, RectifiedFlow, SubVP, Cosine, got Nope"),
         (["--process", "RectifiedFlow"], "EDMPreconditioning cannot be used with RectifiedFlow"),
         (["--data.size", 10], "size: 10 is not a positive multiple of 4"),
         (["--batch-size", 12], "batch_size 12 must be a multiple of the 8 devices"),
