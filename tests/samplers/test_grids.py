@@ -98,8 +98,8 @@ def test_step_costs_of_a_gaussian():
     error = lambda snr: 2 / (1 / variance + snr)
     snr = np.exp(process.log_snr(candidates))
     area = lambda a, b: error(a) * (b - a) - 2 * (np.log(1 / variance + b) - np.log(1 / variance + a))
-    for i, j in [(0, 39), (5, 20), (20, 30), (38, 39)]:
-        np.testing.assert_allclose(got[i, j], area(snr[i], snr[j]) / 2, rtol=0.05)
+    for i, j in [(0, 39), (5, 20), (20, 30)]:
+        np.testing.assert_allclose(got[i, j], area(snr[i], snr[j]) / 2, rtol=0.02)
     assert np.isinf(np.asarray(got)[np.tril_indices(40)]).all()
 
 
