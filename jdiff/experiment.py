@@ -14,11 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from jdiff.data import Data
-from jdiff.losses import EDMLoss, LogNormalTime, SimpleLoss, UniformTime, VelocityLoss
+from jdiff.losses import (
+    EDMLoss,
+    GridTime,
+    HybridLoss,
+    LikelihoodLoss,
+    LogitNormalTime,
+    LogNormalTime,
+    LogUniformTime,
+    MinSNRLoss,
+    P2Loss,
+    SimpleLoss,
+    UniformTime,
+    VariationalLoss,
+    VelocityLoss,
+    VLoss,
+    X0Loss,
+)
 from jdiff.models import DiT, UNet
 from jdiff.parallel import Mesh
 from jdiff.pipelines import Sampling
-from jdiff.prediction import X0, EDMPreconditioning, Eps, Score, V, Velocity
+from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Score, V, Velocity
 from jdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
 from jdiff.train.optimizer import Optimizer
 
@@ -32,9 +48,20 @@ class Experiment:
     data: Data
     network: UNet | DiT
     process: VP | VE | EDM | RectifiedFlow | SubVP | Cosine
-    parameterization: Eps | X0 | V | Score | Velocity | EDMPreconditioning
-    loss: SimpleLoss | EDMLoss | VelocityLoss
-    times: UniformTime | LogNormalTime
+    parameterization: Eps | X0 | V | Score | Velocity | EDMPreconditioning | LearnedVariance
+    loss: (
+        SimpleLoss
+        | X0Loss
+        | VLoss
+        | VelocityLoss
+        | EDMLoss
+        | LikelihoodLoss
+        | MinSNRLoss
+        | P2Loss
+        | VariationalLoss
+        | HybridLoss
+    )
+    times: UniformTime | LogNormalTime | LogitNormalTime | LogUniformTime | GridTime
     optimizer: Optimizer
     sampling: Sampling
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
@@ -46,6 +73,8 @@ class Experiment:
     """Updates of the parameters."""
     label_dropout: float = 0.1
     """Share of examples trained without their class, for classifier-free guidance."""
+    stratified_times: bool = False
+    """Spread the times of a batch evenly over their distribution, rather than draw each on its own."""
     ema_decay: float = 0.999
     """Of the averaged parameters that samples are drawn from; smaller in the first steps."""
     log_every: int = 10
@@ -65,6 +94,7 @@ class Experiment:
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)}")
         self.parameterization.check(self.process)
+        self.loss.check(self.parameterization, self.times)
 
 
 def choices(cls: type, field: str) -> dict[str, type]:

@@ -26,7 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOLVERS = "tests/samplers/test_solvers.py"
 PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
-LOSSES, GUIDANCE = "tests/test_losses.py", "tests/test_guidance.py"
+LOSSES, BOUND, TIMES = (f"tests/losses/test_{name}.py" for name in ("losses", "bound", "times"))
+GUIDANCE = "tests/test_guidance.py"
 # Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
 FIRST = {
     "jdiff/processes/base.py": (PROCESSES, ["flow"]),
@@ -34,7 +35,12 @@ FIRST = {
     "jdiff/processes/ve.py": (PROCESSES, ["ve"]),
     "jdiff/processes/vp.py": (PROCESSES, ["vp or span"]),
     "jdiff/prediction.py": (PREDICTION, ["vp", "plain"]),
-    "jdiff/losses.py": (LOSSES, [""]),
+    "jdiff/losses/base.py": (LOSSES, [""]),
+    "jdiff/losses/bound.py": (BOUND, [""]),
+    "jdiff/losses/history.py": (TIMES, ["history"]),
+    "jdiff/losses/times.py": (TIMES, [""]),
+    "jdiff/losses/variational.py": (BOUND, ["loss"]),
+    "jdiff/losses/weighted.py": (LOSSES, [""]),
     "jdiff/guidance.py": (GUIDANCE, [""]),
     "jdiff/samplers/ddim.py": (SOLVERS, ["weak and flow and ddim_half", "of_its_name and ddim_half or ancestral"]),
     "jdiff/samplers/ddpm.py": (SOLVERS, ["weak and flow and ddpm", "of_its_name and ddpm_beta or ancestral"]),
@@ -44,7 +50,7 @@ FIRST = {
     "jdiff/samplers/grids.py": (GRIDS, [""]),
     "jdiff/samplers/loop.py": (SOLVERS, ["evaluations and ddim_1", "batch and ddim_1"]),
 }
-TESTS = [PROCESSES, PREDICTION, GRIDS, "tests/test_oracles.py", LOSSES, GUIDANCE, SOLVERS]
+TESTS = [PROCESSES, PREDICTION, GRIDS, "tests/test_oracles.py", LOSSES, BOUND, TIMES, GUIDANCE, SOLVERS]
 TIMEOUT = 900  # seconds; a run that takes longer counts as noticed
 
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
@@ -65,11 +71,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "t = jnp.asarray(t) * 1.0",
         "t = (jnp.asarray(t) / 1.0)",
     ): "only turns integers into floats",
-    (
-        "jdiff/losses.py",
-        "log_noise = self.mean + self.std * jax.random.normal(key)",
-        "log_noise = (self.mean - self.std * jax.random.normal(key))",
-    ): "a normal draw and its negative have one distribution",
     (
         "jdiff/guidance.py",
         "without, with_cond = jnp.split(value, 2)",

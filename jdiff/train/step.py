@@ -9,7 +9,7 @@ import optax
 
 from jdiff import rng
 from jdiff.experiment import Experiment
-from jdiff.losses import diffusion_loss
+from jdiff.losses import diffusion_loss, low_discrepancy
 from jdiff.models import Network
 from jdiff.prediction import predictor
 from jdiff.train import ema
@@ -38,11 +38,13 @@ def make_step(
         keys = rng.per_example(key, batch["index"])
         cond = {name: value for name, value in batch.items() if name not in ("image", "index")}
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
+        place = jnp.arange(len(batch["index"]))
+        u = low_discrepancy(rng.named(key, "time"), place) if experiment.stratified_times else None
 
         def mean_loss(params):
             predict = predictor(partial(network.apply, params), experiment.process, experiment.parameterization)
             losses, _ = diffusion_loss(
-                keys, predict, experiment.process, experiment.loss, experiment.times, batch["image"], cond
+                keys, predict, experiment.process, experiment.loss, experiment.times, batch["image"], cond, u
             )
             return losses.mean()
 

@@ -1,19 +1,40 @@
-"""Losses against expectations known in closed form, and the distributions that times are drawn from."""
+"""Losses against expectations known in closed form, and against each other where they are one loss."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import kstest, norm, uniform
 
 from jdiff import rng
-from jdiff.losses import EDMLoss, LogNormalTime, SimpleLoss, UniformTime, VelocityLoss, diffusion_loss, noise
-from jdiff.prediction import EDMPreconditioning, Prediction, predictor
+from jdiff.losses import (
+    EDMLoss,
+    LikelihoodLoss,
+    MinSNRLoss,
+    P2Loss,
+    ScoreMatchingLoss,
+    SimpleLoss,
+    UniformTime,
+    VelocityLoss,
+    VLoss,
+    X0Loss,
+    diffusion_loss,
+    noise,
+)
+from jdiff.prediction import EDMPreconditioning, Prediction, V, predictor
 from jdiff.processes import EDM, VP, RectifiedFlow
 from tests.table import PROCESSES, TIMES
 
-LOSSES = {"simple": SimpleLoss(), "edm": EDMLoss(sigma_data=0.7), "velocity": VelocityLoss()}
-TIME_SAMPLING = {"uniform": UniformTime(), "log_normal": LogNormalTime()}
+LOSSES = {
+    "simple": SimpleLoss(),
+    "x0": X0Loss(),
+    "v": VLoss(),
+    "velocity": VelocityLoss(),
+    "edm": EDMLoss(sigma_data=0.7),
+    "likelihood": LikelihoodLoss(),
+    "min_snr": MinSNRLoss(),
+    "p2": P2Loss(),
+    "score": ScoreMatchingLoss(weight=lambda process, t: process.sigma(t)),
+}
 
 
 def keys_of(n):
@@ -49,14 +70,23 @@ def test_the_truth_costs_nothing_and_an_error_costs_its_square(name, process_nam
     np.testing.assert_allclose(loss(process, only_last, truth, t), [0, 0, once[2]], rtol=1e-9)
 
 
+def truth_and_error(process, t):
+    """A prediction, and one consistent with the same x that is wrong by one in x0."""
+    truth = pair((3, 4))
+    return truth, Prediction(truth.x0 + 1, truth.eps - (process.alpha(t) / process.sigma(t))[:, None])
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("process_name", PROCESSES)
 def test_what_one_unit_of_error_costs(process_name):
     """A prediction consistent with x that is wrong by one in x0 is wrong by alpha / sigma in eps."""
     process, t = PROCESSES[process_name], jnp.array(TIMES[process_name])
     level = np.asarray(process.sigma(t) / process.alpha(t))
-    truth = pair((3, 4))
-    wrong = Prediction(truth.x0 + 1, truth.eps - (1 / level)[:, None])
+    truth, wrong = truth_and_error(process, t)
+    np.testing.assert_allclose(X0Loss()(process, wrong, truth, t), np.ones(3), rtol=1e-7)
+    # v turns (x0, eps) by a right angle: its error is the whole error's length, times that of (alpha, sigma).
+    length = np.hypot(1, 1 / level) * np.hypot(process.alpha(t), process.sigma(t))
+    np.testing.assert_allclose(VLoss()(process, wrong, truth, t), length**2, rtol=1e-7)
     np.testing.assert_allclose(SimpleLoss()(process, wrong, truth, t), level**-2, rtol=1e-7)
     # EDM's weight is the precision of the data given x: that of the noise at this level, plus the data's own.
     np.testing.assert_allclose(EDMLoss(sigma_data=0.7)(process, wrong, truth, t), level**-2 + 0.7**-2, rtol=1e-7)
@@ -65,6 +95,54 @@ def test_what_one_unit_of_error_costs(process_name):
     moved = lambda p, sign: np.asarray(process.perturb(p.x0, p.eps, t + sign * step))
     gap = (moved(wrong, 1) - moved(wrong, -1) - moved(truth, 1) + moved(truth, -1)) / (2 * step[:, None])
     np.testing.assert_allclose(VelocityLoss()(process, wrong, truth, t), (gap**2).mean(1), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("process_name", PROCESSES)
+def test_one_loss_in_several_spaces(process_name):
+    """As documented: a weight on one error is another weight on another error."""
+    process, t = PROCESSES[process_name], jnp.array(TIMES[process_name])
+    truth, wrong = truth_and_error(process, t)
+    cost = lambda loss: np.asarray(loss(process, wrong, truth, t))
+    score = lambda weight: cost(ScoreMatchingLoss(weight=weight))
+    np.testing.assert_allclose(score(lambda p, t: p.sigma(t) ** 2), cost(SimpleLoss()), rtol=1e-9)
+    np.testing.assert_allclose(score(lambda p, t: p.diffusion(t) ** 2), cost(LikelihoodLoss()), rtol=1e-9)
+    ratio = np.asarray((process.alpha(t) / process.sigma(t)) ** 2)
+    for gamma in (0.1, 5.0):
+        on_eps = np.minimum(1, gamma / ratio) * cost(SimpleLoss())
+        np.testing.assert_allclose(cost(MinSNRLoss(gamma=gamma)), on_eps, rtol=1e-9)
+    np.testing.assert_allclose(cost(P2Loss(gamma=0)), cost(SimpleLoss()), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_weights_of_a_variance_preserving_process():
+    """Min-SNR on v is min(SNR, gamma) / (SNR + 1); P2 with k = 1 is sigma^2 on eps; and numbers by hand."""
+    process, t = VP(), jnp.array(TIMES["vp"])
+    truth, wrong = truth_and_error(process, t)
+    cost = lambda loss: np.asarray(loss(process, wrong, truth, t))
+    ratio = np.asarray((process.alpha(t) / process.sigma(t)) ** 2)
+    assert ratio[0] > 5 > ratio[1]  # both sides of the limit
+    np.testing.assert_allclose(cost(MinSNRLoss()), np.minimum(ratio, 5) / (ratio + 1) * cost(VLoss()), rtol=1e-9)
+    np.testing.assert_allclose(cost(P2Loss()), np.asarray(process.sigma(t)) ** 2 * cost(SimpleLoss()), rtol=1e-9)
+    seven = process.time(jnp.log(7.0) * jnp.ones(3))
+    truth, wrong = truth_and_error(process, seven)
+    for loss, expected in [(P2Loss(k=2.0, gamma=0.5), 7 / 3), (P2Loss(k=2.0), 7 / 9), (MinSNRLoss(gamma=3.0), 3)]:
+        np.testing.assert_allclose(loss(process, wrong, truth, seven), [expected] * 3, rtol=1e-9)
+
+
+def test_losses_and_gradients_are_finite_without_signal():
+    """Rectified flow at t = 1, in float32."""
+    process, truth = RectifiedFlow(), pair((2, 3))
+    truth = jax.tree.map(lambda value: value.astype(jnp.float32), truth)
+    t = jnp.ones(2)
+    x = process.perturb(truth.x0, truth.eps, t)
+    costs = lambda raw: {
+        name: loss(process, V().prediction(process, raw, x, t), truth, t).sum() for name, loss in LOSSES.items()
+    }
+    for name, gradient in jax.jit(jax.jacrev(costs))(0.5 * x).items():
+        assert jnp.isfinite(gradient).all(), name
+    for name, value in costs(0.5 * x).items():
+        assert jnp.isfinite(value), name
 
 
 def test_velocity_of_rectified_flow_is_noise_minus_data():
@@ -110,54 +188,11 @@ def test_losses_from_keys_are_those_of_their_parts():
     np.testing.assert_array_equal(perfect, np.zeros(8))
 
 
-@pytest.mark.parametrize("process_name", PROCESSES)
-def test_uniform_times(process_name):
-    process = PROCESSES[process_name]
-    low, high = process.time_span
-    t, _ = noise(keys_of(20_000), process, UniformTime(), jnp.zeros((20_000, 1)))
-    assert t.dtype == jnp.float32 and low <= t.min() and t.max() <= high
-    assert kstest(np.asarray(t), uniform(low, high - low).cdf).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("process_name", PROCESSES)
-def test_log_normal_times(process_name):
-    """log(sigma / alpha) is normal; what would leave the span stays at its ends: here half of it at the lower."""
-    process, times = PROCESSES[process_name], LogNormalTime(mean=-0.4, std=0.9)
-    t, _ = noise(keys_of(20_000), process, times, jnp.zeros((20_000, 1)))
-    level = np.log(np.asarray(process.sigma(t), float) / np.asarray(process.alpha(t), float))
-    assert kstest(level, norm(-0.4, 0.9).cdf).pvalue > 1e-3
-    narrow = EDM(sigma_min=np.exp(-0.4), sigma_max=1.2)
-    t, _ = noise(keys_of(20_000), narrow, times, jnp.zeros((20_000, 1)))
-    assert t.min() == np.float32(narrow.sigma_min) and t.max() == np.float32(1.2)
-    assert abs(np.mean(t == t.min()) - 0.5) < 4 * np.sqrt(0.25 / t.size)
-
-
-@pytest.mark.parametrize("name", TIME_SAMPLING)
-def test_an_examples_time_and_noise_do_not_depend_on_its_batch(name):
-    """To the bit: alone, at another place and among others."""
-    draw = jax.jit(
-        lambda index: noise(
-            rng.per_example(jax.random.key(3), index), EDM(), TIME_SAMPLING[name], jnp.zeros((len(index), 4, 3))
-        )
-    )
-    t, eps = draw(jnp.arange(64))
-    for index in ([17], [40, 17, 3]):
-        some_t, some_eps = draw(jnp.array(index))
-        np.testing.assert_array_equal(some_t, t[jnp.array(index)])
-        np.testing.assert_array_equal(some_eps, eps[jnp.array(index)])
-    assert len(np.unique(t)) == len(np.unique(eps[:, 0, 0])) == 64
-
-
-def test_time_and_noise_are_independent():
-    """The first normal of an example says nothing about its time."""
-    t, eps = noise(keys_of(20_000), EDM(), LogNormalTime(), jnp.zeros((20_000, 2)))
-    for column in np.asarray(eps).T:
-        assert abs(np.corrcoef(np.log(t), column)[0, 1]) < 4 / np.sqrt(20_000)
-    assert abs(np.corrcoef(np.asarray(eps).T)[0, 1]) < 4 / np.sqrt(20_000)
-
-
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match="EDMLoss needs sigma_data > 0, got 0"):
-        EDMLoss(sigma_data=0)
-    with pytest.raises(ValueError, match=r"LogNormalTime needs std > 0, got -1\.0"):
-        LogNormalTime(std=-1.0)
+    for make, message in [
+        (lambda: EDMLoss(sigma_data=0), "EDMLoss needs sigma_data > 0, got 0"),
+        (lambda: MinSNRLoss(gamma=-2.0), r"MinSNRLoss needs gamma > 0, got -2\.0"),
+        (lambda: P2Loss(k=0), "P2Loss needs k > 0, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
