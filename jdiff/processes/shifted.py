@@ -74,11 +74,20 @@ class Shifted(Process):
     def noise_label(self, t: Time) -> Array:
         return self.process.noise_label(self.inner_time(t))
 
+    def _scales(self, t: Time) -> tuple[Array, Array]:
+        """alpha and sigma, the lesser from the other and their exact ratio: near its ends, u is rounded to nothing."""
+        u, size = self.inner_time(t), jnp.exp(jnp.asarray(self.log_snr_shift, jnp.asarray(t).dtype) / 2)
+        alpha, sigma = self.process.alpha(t) * size, self.process.sigma(t)
+        noisy = alpha < sigma
+        from_sigma = alpha * (self.process.sigma(u) / jnp.where(noisy, sigma, 1))
+        from_alpha = sigma * (self.process.alpha(u) / jnp.where(noisy, 1, alpha))
+        return jnp.where(noisy, from_sigma, self.process.alpha(u)), jnp.where(noisy, self.process.sigma(u), from_alpha)
+
     def alpha(self, t: Time) -> Array:
-        return self.process.alpha(self.inner_time(t))
+        return self._scales(t)[0]
 
     def sigma(self, t: Time) -> Array:
-        return self.process.sigma(self.inner_time(t))
+        return self._scales(t)[1]
 
     def log_snr(self, t: Time) -> Array:
         return self.process.log_snr(t) + self.log_snr_shift
