@@ -34,7 +34,7 @@ class Noise(NamedTuple):
 class Solver(abc.ABC):
     """One numerical method for the reverse process. Its values are frozen dataclasses registered as pytrees."""
 
-    order: ClassVar[int]  # of the end point for an ODE method; weak order, of the moments, for an SDE method
+    order: int  # of the end point for an ODE method; weak order, of the moments, for an SDE method
     strong_order: ClassVar[float | None] = None  # of the path, for a method that solves the reverse SDE
     stochastic: bool | Array = False  # whether steps draw noise; such a method cannot run towards more noise
     nfe_per_step: ClassVar[int]  # network evaluations a step

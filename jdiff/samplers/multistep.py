@@ -1,13 +1,20 @@
 """Linear multistep methods in exponential form: one evaluation a step, earlier ones kept.
 
-With l = log(alpha / sigma), the half log-SNR, the probability-flow ODE from t to s is solved by either of
+With l = log(alpha / sigma), the half log-SNR, and rho = sigma / alpha = e^-l, the probability-flow ODE from t to s is
+solved by either of
 
     x_s = (sigma_s / sigma_t) x_t + sigma_s int e^l x0 dl          (data prediction; arXiv:2211.01095, eq. 8)
-    x_s = (alpha_s / alpha_t) x_t - alpha_s int e^-l eps dl        (noise prediction; arXiv:2206.00927, prop. 3.1)
+    x_s = (alpha_s / alpha_t) x_t + alpha_s int eps drho           (noise prediction; arXiv:2206.00927, prop. 3.1)
 
-A method replaces x0 or eps by a combination of its values at the step's start and before, so that a step is
-x_s = keep x_t + sum_j mix_j value_j. It differs from another in the numbers alone, which `weights` makes for all steps
-at once.
+A method replaces x0 or eps by a combination of its values at the step's start (v_0) and before (v_1, v_2, ...). One that
+is exact where they are all the same is, in either form, DDIM's step and something for the differences,
+
+    x_s = alpha_s x0_t + sigma_s eps_t + sum_j mix_j (v_j - v_0),
+
+which is finite from zero terminal SNR and to the data, where mix is zero. It differs from another method in the numbers
+alone, which `weights` makes for all steps at once. The first steps have less history and are of lower order: what a
+method documents is the order of all others, which is what is measured where the first ones do little, as they do in
+noise.
 """
 
 import abc
@@ -21,38 +28,46 @@ from jdiff.processes import Process
 from jdiff.samplers.base import Noise, Solver, evaluate
 from jdiff.typing import Array, Denoiser
 
+Space = Literal["x0", "eps"]
+
+
+class Remembering(Solver):
+    """A method with one evaluation a step that keeps earlier ones; zeros stand where there is no history yet."""
+
+    space: ClassVar[Space]  # which prediction is kept
+    memory: int  # k: the number of values that a step combines
+    nfe_per_step = 1
+
+    def init(self, x: Array) -> Array:
+        return jnp.zeros((self.memory - 1, *x.shape), x.dtype)
+
 
 class Weights(NamedTuple):
     """The plan of a multistep method, m steps over k values."""
 
     t: Array  # [m]: where the steps begin
-    keep: Array  # [m]: factors of x_t
-    mix: Array  # [m, k]: factors of the values, the newest first
+    s: Array  # [m]: where they end
+    mix: Array  # [m, k - 1]: factors of v_1 - v_0, v_2 - v_0, ...
 
 
-class Multistep(Solver):
-    """A solver that is its weights; `mix` has zeros where there is no history yet."""
-
-    space: ClassVar[Literal["x0", "eps"]]  # which prediction is kept
-    memory: int  # k: the number of values that a step combines
-    nfe_per_step = 1
+class Multistep(Remembering):
+    """A solver that is its weights."""
 
     @abc.abstractmethod
-    def weights(self, process: Process, grid: Array) -> tuple[Array, Array]:
-        """keep [n - 1] and mix [n - 1, k] of a grid [n]."""
+    def weights(self, process: Process, grid: Array) -> Array:
+        """mix [n - 1, k - 1] of a grid [n], with zeros where there is no history yet."""
 
     def plan(self, process: Process, grid: Array) -> Weights:
-        return Weights(grid[:-1], *self.weights(process, grid))
-
-    def init(self, x: Array) -> Array:
-        return jnp.zeros((self.memory - 1, *x.shape), x.dtype)
+        return Weights(grid[:-1], grid[1:], self.weights(process, grid))
 
     def step(
         self, denoise: Denoiser, process: Process, x: Array, carry: Array, plan: Weights, noise: Noise
     ) -> tuple[Array, Array]:
-        x, prediction = evaluate(denoise, process, x, plan.t)
-        values = jnp.concatenate([getattr(prediction, self.space)[None], carry])
-        return plan.keep * x + jnp.tensordot(plan.mix, values, axes=1), values[:-1]
+        _, prediction = evaluate(denoise, process, x, plan.t)
+        newest = getattr(prediction, self.space)
+        change = jnp.tensordot(plan.mix, carry - newest, axes=1)
+        kept = jnp.concatenate([newest[None], carry])[:-1]
+        return process.perturb(prediction.x0, prediction.eps, plan.s) + change, kept
 
 
 def past(nodes: Array, k: int) -> tuple[Array, Array]:
@@ -79,7 +94,7 @@ def _apart(nodes: Array) -> Array:
     return jnp.where(difference == 0, 1, difference)
 
 
-def quadrature(start: Array, end: Array, integrand: Callable[[Array], Array], points: int = 12) -> Array:
+def quadrature(start: Array, end: Array, integrand: Callable[[Array], Array], points: int = 16) -> Array:
     """The integral from start to end [m] by Gauss and Legendre; the integrand takes [m, q] and gives [m, ..., q]."""
     node, weight = np.polynomial.legendre.leggauss(points)
     half = (end - start) / 2
@@ -87,22 +102,50 @@ def quadrature(start: Array, end: Array, integrand: Callable[[Array], Array], po
     return half.reshape(-1, *[1] * (value.ndim - 2)) * (value @ jnp.asarray(weight, start.dtype))
 
 
+def phi(k: int, z: Array) -> Array:
+    """phi_k(z) [m] = int_0^1 e^((1 - u) z) u^(k - 1) / (k - 1)! du, for k >= 1; (e^z - 1) / z for k = 1."""
+    integrand = lambda u: jnp.exp((1 - u) * z[:, None]) * u ** (k - 1) / float(np.prod(np.arange(1, k)))
+    return quadrature(jnp.zeros_like(z), jnp.ones_like(z), integrand)
+
+
 def half_log_snr(process: Process, grid: Array) -> Array:
     """log(alpha / sigma) at the grid's times."""
     return process.log_snr(grid) / 2
 
 
-def exponential_adams(process: Process, grid: Array, k: int) -> tuple[Array, Array]:
-    """keep [n - 1] and mix [n - 1, k] that integrate exactly the polynomial of x0 in l through the last k nodes."""
+def steps(process: Process, grid: Array) -> tuple[Array, Array]:
+    """Lengths [n - 1] of the steps in l, and which are finite; a length that is not is given as zero."""
+    l = half_log_snr(process, grid)
+    finite = jnp.isfinite(l[1:]) & jnp.isfinite(l[:-1])
+    return jnp.where(finite, l[1:], 0) - jnp.where(finite, l[:-1], 0), finite
+
+
+def whole(process: Process, grid: Array, space: Space) -> Array:
+    """The sum [n - 1] of the weights of all values of a step: what a constant is multiplied by; zero from zero SNR."""
+    l = half_log_snr(process, grid)
+    start = jnp.where(jnp.isfinite(l[:-1]), l[:-1], l[1:])
+    share = -process.alpha(grid[1:]) * jnp.expm1(start - l[1:])
+    return share if space == "x0" else -jnp.exp(-start) * share
+
+
+def polynomial_weights(process: Process, grid: Array, space: Space, nodes: Array, exists: Array, variable) -> Array:
+    """Weights [n - 1, k] of the values at the nodes [n - 1, k] in l that integrate exactly a polynomial in variable(l).
+
+    Zero for a node that does not exist and for a step of infinite length.
+    """
+    h, finite = steps(process, grid)
+    end = jnp.where(finite, half_log_snr(process, grid)[1:], 0)
+    exists = exists & finite[:, None]
+    nodes = variable(jnp.where(exists, nodes, end[:, None]))
+    power = (lambda at: at - end[:, None]) if space == "x0" else (lambda at: end[:, None] - at)
+    integral = quadrature(end - h, end, lambda at: jnp.exp(power(at))[:, None] * lagrange(nodes, exists, variable(at)))
+    scale = process.alpha(grid[1:]) if space == "x0" else -process.sigma(grid[1:])
+    return jnp.where(exists, scale[:, None] * integral, 0)
+
+
+def exponential_adams(
+    process: Process, grid: Array, k: int, space: Space = "x0", variable: Callable[[Array], Array] = lambda l: l
+) -> Array:
+    """mix [n - 1, k - 1] that integrates exactly the polynomial of the values in variable(l) through the last k."""
     nodes, exists = past(half_log_snr(process, grid), k)
-    start, end = nodes[:, 0], half_log_snr(process, grid)[1:]
-    # From zero SNR there is one node, whose weight needs no quadrature.
-    integral = quadrature(
-        jnp.where(jnp.isfinite(start), start, end),
-        end,
-        lambda at: jnp.exp(at - end[:, None])[:, None] * lagrange(nodes, exists, at)[:, 1:],
-    )
-    alpha = process.alpha(grid[1:])
-    mix = alpha[:, None] * jnp.where(exists[:, 1:], integral, 0)
-    newest = -alpha * jnp.expm1(start - end) - mix.sum(axis=1)
-    return process.sigma(grid[1:]) / process.sigma(grid[:-1]), jnp.concatenate([newest[:, None], mix], axis=1)
+    return polynomial_weights(process, grid, space, nodes, exists, variable)[:, 1:]

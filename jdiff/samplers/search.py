@@ -20,7 +20,7 @@ import optax
 from jdiff.processes import Process
 from jdiff.samplers.base import Solver
 from jdiff.samplers.loop import integrate
-from jdiff.samplers.multistep import Multistep
+from jdiff.samplers.multistep import Multistep, whole
 from jdiff.typing import Array, Denoiser, Key
 
 
@@ -33,19 +33,18 @@ class Tabulated(Multistep):
     space: Literal["x0", "eps"] = dataclasses.field(metadata={"static": True})  # type: ignore[misc]
     """Which prediction the weights combine."""
     mix: Array
-    """Factors [m, k] of the values, the newest first."""
+    """Factors [m, k - 1] of the differences of earlier values from the newest."""
 
     order: ClassVar[int] = 1
 
     @property
     def memory(self) -> int:
-        return self.mix.shape[1]
+        return self.mix.shape[1] + 1
 
-    def weights(self, process: Process, grid: Array) -> tuple[Array, Array]:
+    def weights(self, process: Process, grid: Array) -> Array:
         if self.mix.shape[0] != grid.shape[0] - 1:
             raise ValueError(f"these weights are for a grid of {self.mix.shape[0] + 1} times, got {grid.shape[0]}")
-        scale = process.sigma if self.space == "x0" else process.alpha
-        return scale(grid[1:]) / scale(grid[:-1]), jnp.asarray(self.mix, grid.dtype)
+        return jnp.asarray(self.mix, grid.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class SearchedGrid:
     space: Literal["x0", "eps"] | None = None
     """Where weights were searched, too: which prediction they combine."""
     mix: tuple[tuple[float, ...], ...] | None = None
-    """And the weights, one row a step, the newest value first."""
+    """And the weights, one row a step, of the differences of earlier values from the newest."""
     about: str = ""
     """Target, number of starts and error, for people."""
 
@@ -154,12 +153,11 @@ def search(
     def method_of(free: _Free, grid: Array) -> Solver:
         if not weights or not isinstance(solver, Multistep):
             return solver
-        _, mix = solver.weights(process, grid)
+        mix = solver.weights(process, grid)
         # A value that is not there yet keeps its weight of zero.
-        there = jnp.arange(mix.shape[0])[:, None] > jnp.arange(mix.shape[1] - 1)
-        moved = jnp.where(there, free.turn, 0) * mix.sum(axis=1, keepdims=True)
-        mix = mix + jnp.concatenate([-moved.sum(axis=1, keepdims=True), moved], axis=1)
-        return Tabulated(space=solver.space, mix=mix)
+        there = jnp.arange(mix.shape[0])[:, None] > jnp.arange(mix.shape[1])
+        moved = jnp.where(there, free.turn, 0) * whole(process, grid, solver.space)[:, None]
+        return Tabulated(space=solver.space, mix=mix + moved)
 
     def loss(free: _Free) -> Array:
         grid = grid_of(free)
