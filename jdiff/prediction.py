@@ -201,7 +201,8 @@ def reverse_log_variance(process: Process, s: Time, t: Time, fraction: Array) ->
     """Log variance of the reverse step t -> s, s < t, in the shape of `fraction` [B, ...] (arXiv:2102.09672, eq. 15).
 
     With beta = sigma_t^2 (1 - SNR_t / SNR_s) and beta_tilde = sigma_s^2 (1 - SNR_t / SNR_s), it runs from
-    log beta_tilde at fraction 0 to log beta at 1. To the data, s = 0, beta_tilde would be zero: there and below the
+    log beta_tilde at fraction 0 to log beta at 1; beta bounds the true variance where alpha_t is near alpha_s, and
+    elsewhere a fraction may exceed 1. To the data, s = 0, beta_tilde would be zero: there and below the
     process's t_min, sigma_s is that of t_min.
     """
     log_sigma = lambda time: match(jnp.log(process.sigma(time)), fraction)
