@@ -25,15 +25,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOLVERS = "tests/samplers/test_solvers.py"
+CHAIN, SCHEDULES = "tests/processes/test_discrete.py", "tests/processes/test_schedules.py"
 PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
 LOSSES, BOUND, TIMES = (f"tests/losses/test_{name}.py" for name in ("losses", "bound", "times"))
 GUIDANCE = "tests/test_guidance.py"
 # Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
 FIRST = {
     "jdiff/processes/base.py": (PROCESSES, ["flow"]),
+    "jdiff/processes/cosine.py": (PROCESSES, ["cosine"]),
+    "jdiff/processes/discrete.py": (CHAIN, [""]),
     "jdiff/processes/flow.py": (PROCESSES, ["flow or span"]),
+    "jdiff/processes/inner.py": (PROCESSES, ["chain"]),
+    "jdiff/processes/learned.py": (PROCESSES, ["learned"]),
+    "jdiff/processes/shifted.py": (PROCESSES, ["shifted"]),
     "jdiff/processes/ve.py": (PROCESSES, ["ve"]),
     "jdiff/processes/vp.py": (PROCESSES, ["vp or span"]),
+    "jdiff/processes/zero_snr.py": (PROCESSES, ["zero_snr"]),
     "jdiff/prediction.py": (PREDICTION, ["vp", "plain"]),
     "jdiff/losses/base.py": (LOSSES, [""]),
     "jdiff/losses/bound.py": (BOUND, [""]),
@@ -50,7 +57,19 @@ FIRST = {
     "jdiff/samplers/grids.py": (GRIDS, [""]),
     "jdiff/samplers/loop.py": (SOLVERS, ["evaluations and ddim_1", "batch and ddim_1"]),
 }
-TESTS = [PROCESSES, PREDICTION, GRIDS, "tests/test_oracles.py", LOSSES, BOUND, TIMES, GUIDANCE, SOLVERS]
+TESTS = [
+    PROCESSES,
+    CHAIN,
+    SCHEDULES,
+    PREDICTION,
+    GRIDS,
+    "tests/test_oracles.py",
+    LOSSES,
+    BOUND,
+    TIMES,
+    GUIDANCE,
+    SOLVERS,
+]
 TIMEOUT = 900  # seconds; a run that takes longer counts as noticed
 
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from jdiff import rng
-from jdiff.processes import EDM, VE, VP, Cosine, LearnedGamma, RectifiedFlow, Shifted, SubVP, ZeroTerminalSNR
+from jdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, Shifted, SubVP, ZeroTerminalSNR, linear_gamma
 from tests.table import PROCESSES, TIMES
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -258,8 +258,8 @@ def test_bad_values_are_named():
         (lambda: Shifted(process=VP(), log_snr_shift=float("inf")), "finite log_snr_shift, got inf"),
         (lambda: ZeroTerminalSNR(process=SubVP()), r"variance-preserving process, got SubVP\("),
         (lambda: ZeroTerminalSNR(process=RectifiedFlow()), r"variance-preserving process, got RectifiedFlow\("),
-        (lambda: LearnedGamma(log_weights=1, log_steepness=1, centres=1, gamma_max=-14.0), "gamma_max > gamma_min"),
-        (lambda: LearnedGamma(log_weights=1, log_steepness=1, centres=1, t_min=0.0), "0 < t_min < 1, got 0.0"),
+        (lambda: linear_gamma(gamma_max=-14.0), "gamma_max > gamma_min = -13.3, got -14.0"),
+        (lambda: linear_gamma(t_min=0.0), "0 < t_min < 1, got 0.0"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
