@@ -3,11 +3,16 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jdiff import experiment as ex
+from jdiff.losses import GridTime, HybridLoss
 from jdiff.models import UNet
-from jdiff.processes import VE, RectifiedFlow
+from jdiff.prediction import LearnedVariance, V
+from jdiff.processes import VE, VP, RectifiedFlow
+from jdiff.train.loop import assemble
 from tests.recipe import experiment
 
 
@@ -45,6 +50,20 @@ def test_what_does_not_fit_is_named():
             ex.from_json(json.dumps(values | change))
     with pytest.raises(ValueError, match="EDMPreconditioning cannot be used with RectifiedFlow"):
         dataclasses.replace(experiment, process=RectifiedFlow())
+
+
+def test_a_learned_variance_and_its_loss_make_a_training_step():
+    """Through JSON, with twice the output channels; a loss of a chain refuses other times when built."""
+    parts = {"parameterization": LearnedVariance(mean=V()), "loss": HybridLoss(steps=50), "times": GridTime(steps=50)}
+    learned = dataclasses.replace(experiment, process=VP(), stratified_times=True, **parts)
+    assert ex.from_json(ex.to_json(learned)) == learned
+    trainer = assemble(learned, 3)
+    images = jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.float32)
+    places = {name: jax.ShapeDtypeStruct((16,), jnp.uint32) for name in ("index", "label")}
+    state, metrics = jax.eval_shape(trainer.step(), trainer.abstract, {"image": images, **places})
+    assert metrics["loss"].shape == () and jax.tree.structure(state) == jax.tree.structure(trainer.abstract)
+    with pytest.raises(ValueError, match=r"HybridLoss with steps=50 needs times GridTime\(steps=50\), got LogNormal"):
+        dataclasses.replace(learned, times=experiment.times)
 
 
 def test_recipes_are_files_that_define_an_experiment(tmp_path):
