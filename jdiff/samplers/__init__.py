@@ -1,10 +1,14 @@
 """Solvers, time grids and the sampling loop. A new solver is one file here and its rows in `SOLVERS`."""
 
 from jdiff.samplers.align import align, step_costs
+from jdiff.samplers.ancestral import Ancestral2
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
+from jdiff.samplers.churn import EDMStochastic, Interval, Restart
 from jdiff.samplers.ddim import DDIM
 from jdiff.samplers.ddpm import DDPM
 from jdiff.samplers.dpmpp import DPMpp2M, DPMpp3M
+from jdiff.samplers.dpmpp_sde import DPMpp2MSDE, DPMpp3MSDE
+from jdiff.samplers.er_sde import ERSDE
 from jdiff.samplers.euler import Euler
 from jdiff.samplers.grids import (
     GRIDS,
@@ -19,9 +23,13 @@ from jdiff.samplers.grids import (
     uniform,
 )
 from jdiff.samplers.heun import Heun
+from jdiff.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from jdiff.samplers.loop import checked, integrate, sample
 from jdiff.samplers.noise import brownian, independent
+from jdiff.samplers.sa_solver import SASolver
+from jdiff.samplers.sde import EulerMaruyama, ReverseDiffusion
 from jdiff.samplers.search import SearchedGrid, load_grid, search
+from jdiff.samplers.seeds import SEEDS
 
 # The methods by the names that people know, with the settings that go by that name.
 SOLVERS: dict[str, Solver] = {
@@ -32,6 +40,24 @@ SOLVERS: dict[str, Solver] = {
     "heun": Heun(),
     "dpmpp_2m": DPMpp2M(),
     "dpmpp_3m": DPMpp3M(),
+    "euler_ancestral": DDIM(eta=1.0),  # k-diffusion's, exactly
+    "dpm_2_ancestral": Ancestral2(),
+    "dpmpp_2s_ancestral": Ancestral2(space="x0"),
+    "edm": EDMStochastic(),
+    "restart": Restart(),
+    "euler_maruyama": EulerMaruyama(),
+    "reverse_diffusion": ReverseDiffusion(),
+    "predictor_corrector": PredictorCorrector(),
+    "annealed_langevin": AnnealedLangevin(),
+    "dpmpp_2s_sde": SEEDS(space="x0"),
+    "dpmpp_2m_sde": DPMpp2MSDE(),
+    "dpmpp_3m_sde": DPMpp3MSDE(),
+    "seeds_2": SEEDS(),
+    "seeds_3": SEEDS(stages=3),
+    "er_sde_1": ERSDE(memory=1),
+    "er_sde_2": ERSDE(memory=2),
+    "er_sde_3": ERSDE(),
+    "sa_solver": SASolver(),
 }
 
 __all__ = ["DDIM", "DDPM", "GRIDS", "SOLVERS", "DPMpp2M", "DPMpp3M", "Euler", "Heun", "Noise", "Solver", "Times"]
@@ -48,3 +74,5 @@ __all__ += [
     "search",
 ]
 __all__ += ["step_costs", "trailing"]
+__all__ += ["ERSDE", "SEEDS", "Ancestral2", "AnnealedLangevin", "DPMpp2MSDE", "DPMpp3MSDE", "EDMStochastic"]
+__all__ += ["EulerMaruyama", "Interval", "PredictorCorrector", "Restart", "ReverseDiffusion", "SASolver"]

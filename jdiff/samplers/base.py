@@ -7,7 +7,7 @@ evaluations is the carry. Times may be traced; alpha may be zero at the first.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.experimental import checkify
@@ -35,9 +35,9 @@ class Solver(abc.ABC):
     """One numerical method for the reverse process. Its values are frozen dataclasses registered as pytrees."""
 
     order: int  # of the end point for an ODE method; weak order, of the moments, for an SDE method
-    strong_order: ClassVar[float | None] = None  # of the path, for a method that solves the reverse SDE
+    strong_order: float | None = None  # of the path, for a method that solves the reverse SDE
     stochastic: bool | Array = False  # whether steps draw noise; such a method cannot run towards more noise
-    nfe_per_step: ClassVar[int]  # network evaluations a step
+    nfe_per_step: int  # network evaluations a step
 
     def nfe(self, steps: int) -> int:
         """Network evaluations over a number of steps."""

@@ -21,7 +21,7 @@ from jdiff.typing import Array, Denoiser
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM(Solver):
-    """Order 1, one evaluation a step."""
+    """Order 1 (weak and strong for eta > 0), one evaluation a step."""
 
     eta: float = 0.0
     """Share of the posterior's standard deviation drawn anew at each step, from 0 to 1."""
@@ -32,6 +32,10 @@ class DDIM(Solver):
     @property
     def stochastic(self) -> bool | Array:
         return self.eta > 0
+
+    @property
+    def strong_order(self) -> float | None:
+        return 1.0 if is_plain(self) and self.eta > 0 else None
 
     def __post_init__(self):
         require(not is_plain(self) or (self.eta >= 0) & (self.eta <= 1), f"DDIM needs 0 <= eta <= 1, got {self.eta}")

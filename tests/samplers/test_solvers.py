@@ -46,10 +46,16 @@ from tests.samplers.tools import (
 from tests.table import NEED_SIGNAL, PARAMETERIZATIONS, PROCESSES, anisotropic
 
 # Steps at which a solver is in its asymptotic regime, where they are not the usual ones, and why.
-STEPS: dict[str, tuple[int, ...]] = {}
+STEPS: dict[str, tuple[int, ...]] = {
+    # Its error of second order is 4e-6 at 256 steps, and that of fourth order is not yet below it.
+    "seeds_2": (256, 512, 1024),
+    # With the little noise that its phi leaves, the error of second order takes over beyond 512 steps.
+    "er_sde_3": (16, 32, 64),
+}
 USUAL = (64, 128, 256)
 # Without signal at the start these say nothing there, as their docstrings do.
-NEED_SIGNAL_SOLVERS = {"ddpm_beta"}
+NEED_SIGNAL_SOLVERS = {"ddpm_beta", "euler_maruyama", "reverse_diffusion", "predictor_corrector", "annealed_langevin"}
+NEED_SIGNAL_SOLVERS |= {"seeds_2", "seeds_3"}
 NO_SIGNAL = {name for name, process in PROCESSES.items() if process.alpha(process.time_span[1]) == 0}
 
 
@@ -65,9 +71,12 @@ def test_order_of_ode_solvers(name, target_name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", SDE)
+@pytest.mark.parametrize("name", [name for name, solver in SDE.items() if solver.order])
 def test_weak_order_of_sde_solvers(name):
-    """Of the moments of a Gaussian target, exactly, from the true marginal."""
+    """Of the moments of a Gaussian target, exactly, from the true marginal.
+
+    Order 0 is a bias that stays, whatever the number of steps: test_langevin.py has its closed form.
+    """
     (process, start), target, steps, errors = SMOOTH["vp"], anisotropic(), STEPS.get(name, USUAL), []
     exact_mean, exact_covariance = marginal(process, process.time_span[0], target)
     for n in steps:
@@ -86,11 +95,11 @@ def refuse(part=0):
 def test_strong_order_of_sde_solvers(name, target_name):
     """Against itself on a grid eight times finer than the finest, driven by the same Brownian paths."""
     (process, start), target, solver = SMOOTH["vp"], SMOOTH_TARGETS[target_name](), SDE[name]
-    steps, finest, paths = (32, 64, 128), 1024, 64
+    steps, finest, paths, inner = (32, 64, 128), 1024, 64, 6
     x = starts(process, start, target, paths)
-    # The paths' values at the finest grid's times, whose clock is the signal-to-noise ratio.
-    clock = jnp.exp(process.log_snr(grid_between(process, start, finest)))
-    drawn = jax.random.normal(jax.random.key(1), (finest, paths, 2)) * jnp.sqrt(jnp.diff(clock))[:, None, None]
+    # The paths' values at the finest grid's times and at sixths of its steps, whose clock is the signal-to-noise ratio.
+    clock = jnp.exp(process.log_snr(grid_between(process, start, inner * finest)))
+    drawn = jax.random.normal(jax.random.key(1), (inner * finest, paths, 2)) * jnp.sqrt(jnp.diff(clock))[:, None, None]
     path = jnp.concatenate([jnp.zeros((1, paths, 2)), jnp.cumsum(drawn, axis=0)])
 
     def between(t, s, part=0):
@@ -117,7 +126,7 @@ def through_all(process, target, number):
 def test_moments_through_every_process_and_parameterization(name):
     """Mean and covariance at t_min of a Gaussian target, from the true marginal at t_max, over 64 steps."""
     solver, target, run = SOLVERS[name], anisotropic(), moments_at_the_end(SOLVERS[name], through_all)
-    tolerance = 0.15 if solver.order == 1 else 0.02
+    tolerance = 0.15 if solver.order <= 1 else 0.02
     for number, (process_name, process) in enumerate(PROCESSES.items()):
         if process_name in NO_SIGNAL and name in NEED_SIGNAL_SOLVERS:
             continue
