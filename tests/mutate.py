@@ -91,6 +91,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "t = (jnp.asarray(t) / 1.0)",
     ): "only turns integers into floats",
     (
+        "jdiff/losses/times.py",
+        "least = jnp.nextafter(jnp.asarray(-1, u.dtype), jnp.asarray(0, u.dtype))",
+        "least = jnp.nextafter(jnp.asarray(-1, u.dtype), jnp.asarray(0.1, u.dtype))",
+    ): "the number next to -1 is the same on the way to any number above it",
+    (
         "jdiff/guidance.py",
         "without, with_cond = jnp.split(value, 2)",
         "without, with_cond = jnp.split(value, 2.2)",
