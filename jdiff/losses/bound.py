@@ -12,7 +12,7 @@ learned fraction (`prediction.py`); a prediction without one has w = 0. Each val
     [e^-r (SNR_s - SNR_t) (x0_hat - x0)^2 + e^-r - 1 + r] / 2          (SNR_s - SNR_t = alpha_s^2 fresh^2 / beta_tilde)
 
 As steps shrink, r vanishes and the sum becomes the integral of -d SNR / dt |x0_hat - x0|^2 / 2 over t (VDM,
-arXiv:2107.00630, eq. 17): in terms of SNR, the schedule enters through its ends alone.
+arXiv:2107.00630): in terms of SNR, the schedule enters through its ends alone.
 
 Reconstruction of 8-bit images is the Gaussian's mass between the neighbours of a level, the outermost levels taking
 the tails (arXiv:2006.11239, eq. 13).

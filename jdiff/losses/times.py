@@ -82,7 +82,7 @@ class LogNormalTime(TimeSampling):
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogitNormalTime(TimeSampling):
-    """The logit of t, as a share of the process's span, is normal (Stable Diffusion 3, arXiv:2403.03206, eq. 19)."""
+    """The logit of t, as a share of the process's span, is normal (Stable Diffusion 3, arXiv:2403.03206)."""
 
     mean: float = 0.0
     """Mean of the logit; above zero prefers noisy times."""
@@ -118,7 +118,7 @@ def low_discrepancy(key: Key, number: Array) -> Array:
     The golden ratio's additive sequence with a random shift, u = (shift + number / golden) mod 1, in integers of 32
     bits. Each u alone is uniform, and u of place 17 is what it is in any batch, on any device; together, the first n
     are spread nearly evenly whatever n is, which takes most of the variance from a mean over them (the aim of
-    arXiv:2107.00630, appendix I.1, whose spacing of 1/n ties a place to the size of the batch).
+    arXiv:2107.00630, whose spacing of 1/n ties a place to the size of the batch).
     """
     golden = jnp.uint32(round(2**32 / ((1 + 5**0.5) / 2)))
     bits = jax.random.bits(key, dtype=jnp.uint32) + golden * number.astype(jnp.uint32)

@@ -12,7 +12,7 @@ where the loss is used:
     likelihood  -d SNR / dt        x x0 error     = g^2 x score error (arXiv:2101.09258); half of it is the bound's rate
     min-SNR     min(SNR, gamma)    x x0 error     = min(1, gamma / SNR) x eps error, and with a^2 + s^2 = 1
                                                   = min(SNR, gamma) / (SNR + 1) x v error (arXiv:2303.09556)
-    P2          (k + SNR)^-gamma   x eps error    (arXiv:2204.00227, eq. 7)
+    P2          (k + SNR)^-gamma   x eps error    (arXiv:2204.00227)
     score matching   any           x score error  (arXiv:2011.13456, eq. 7); sigma^2 makes it simple, g^2 likelihood
 """
 
