@@ -121,7 +121,7 @@ def test_prediction_and_density_tell_the_same_score(make, name):
     np.testing.assert_allclose(process.perturb(got.x0, got.eps, t), x, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
 def test_points_are_a_mixture_of_their_own(name):
     process, t = PROCESSES[name], TIMES[name][1]
     same = oracles.mixture(jnp.ones(40), jnp.array(CURVE), jnp.tile(0.15**2 * jnp.eye(2), (40, 1, 1)))
@@ -196,7 +196,7 @@ def test_uniform_ring_where_bessel_functions_overflow():
     assert np.isfinite(target.log_density(process, jnp.array([[30.0, 40.0]]), 1e-3)).all()
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
 def test_class_posterior_is_bayes_rule(name):
     """p(y | x_t) from the classes' own densities, and the predictors as what they are: those of each class."""
     process, target, t = PROCESSES[name], labelled(), TIMES[name][1]
@@ -236,8 +236,8 @@ def test_inpainting_is_the_density_along_a_line():
     np.testing.assert_allclose(mean, [weight @ line, seen], rtol=1e-7)
     np.testing.assert_allclose(covariance, np.diag([weight @ line**2 - (weight @ line) ** 2, 0]), rtol=1e-7, atol=1e-12)
     np.testing.assert_array_equal(given.sample(jax.random.key(0), 5)[:, 1], np.full(5, seen))
-    for name, process in PROCESSES.items():
-        t = TIMES[name][1]
+    for name in ("vp", "flow"):
+        process, t = PROCESSES[name], TIMES[name][1]
         alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
         x = np.array([[0.4, -0.7]])
         posterior = weight * norm.pdf(x[0, 0], alpha * line, sigma)
