@@ -21,6 +21,7 @@ MAY = {
     "samplers": {"typing", "rng", "processes", "prediction"},
     "likelihood": {"typing", "rng", "processes", "prediction"},
     "oracles": {"typing", "processes", "prediction"},
+    "lab": {"typing", "rng", "processes", "prediction", "samplers", "oracles"},
     "models": {"typing"},
     "data": {"typing", "rng"},
     "parallel": {"typing"},
@@ -31,7 +32,18 @@ MAY = {
     "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer"},
     "train": _MATHS | {"models", "data", "parallel", "pictures", "pipelines", "experiment", "train.optimizer"},
     "cli": _MATHS
-    | {"models", "data", "parallel", "pictures", "pipelines", "evaluate", "experiment", "train", "train.optimizer"},
+    | {
+        "lab",
+        "models",
+        "data",
+        "parallel",
+        "pictures",
+        "pipelines",
+        "evaluate",
+        "experiment",
+        "train",
+        "train.optimizer",
+    },
 }
 # Package: where alone it may be imported.
 ONLY = {"flax": "jdiff/models/", "grain": "jdiff/data/", "orbax": "jdiff/train/checkpoint.py", "tyro": "jdiff/cli/"}

@@ -5,20 +5,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy.integrate import solve_ivp
 
-from jdiff import oracles, rng
+from jdiff import lab, oracles
+from jdiff.lab import measure
+from jdiff.lab.measure import exact_denoiser, handed_in, keys_of
+from jdiff.lab.problems import marginal
 from jdiff.processes import EDM, VP, Process, RectifiedFlow
-from jdiff.samplers import SOLVERS, Noise, integrate
+from jdiff.samplers import SOLVERS
 from tests.table import anisotropic, two_modes
 from tests.test_prediction import raw_output
+
+__all__ = ["handed_in", "keys_of", "marginal"]  # from the lab, for the tests of solvers
 
 ODE = {name: solver for name, solver in SOLVERS.items() if solver.strong_order is None and not solver.stochastic}
 SDE = {name: solver for name, solver in SOLVERS.items() if name not in ODE}
 # What these programs compute is small, and compiling them is what takes time.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-PARTS = 3  # the most draws of one kind that a step of any solver makes
 # Spans over which a few dozen steps are in the asymptotic regime: the process and the time to start from.
 SMOOTH = {
     "vp": (VP(t_min=0.05), 0.9),
@@ -45,12 +47,6 @@ def grid_between(process, start, n):
     return process.time(jnp.linspace(ends[0], ends[1], n + 1))
 
 
-def marginal(process, t, target):
-    """Mean and covariance of x_t."""
-    mean, covariance = target.moments()
-    return process.alpha(t) * mean, process.alpha(t) ** 2 * covariance + process.sigma(t) ** 2 * jnp.eye(2)
-
-
 def starts(process, start, target, n):
     """Points [n, 2] that are spread like x at `start`."""
     mean, covariance = marginal(process, start, target)
@@ -60,77 +56,27 @@ def starts(process, start, target, n):
 
 @functools.cache
 def exact_end(process_name, target_name, n=32):
-    """Starts [n, 2] and where the probability-flow ODE takes them, by an adaptive integrator of order 8."""
+    """Starts [n, 2] and where the probability-flow ODE takes them."""
     (process, start), target = SMOOTH[process_name], SMOOTH_TARGETS[target_name]()
     x = starts(process, start, target, n)
-    velocity = jax.jit(lambda t, x: target.predict(process, x.reshape(-1, 2), t).velocity(process, t).ravel())
-    path = solve_ivp(velocity, (start, process.time_span[0]), np.ravel(x), method="DOP853", rtol=1e-12, atol=1e-13)
-    return x, path.y[:, -1].reshape(-1, 2)
+    return x, lab.exact_end(target, process, x, start, process.time_span[0])
 
 
-def keys_of(n, seed=0):
-    return rng.per_example(jax.random.key(seed), jnp.arange(n))
+def measured_order(steps, errors):
+    """The slope of log error over log steps."""
+    return lab.measured_order(steps, errors).order
 
 
 @functools.cache
 def runner(solver):
     """(process, target, x, grid) -> x at the grid's end, compiled once a solver and shape."""
-    run = lambda process, target, x, grid: integrate(
-        keys_of(len(x)), x, target.denoiser(process), process, solver, grid
-    )
-    return jax.jit(run, compiler_options=FAST)
-
-
-def measured_order(steps, errors):
-    """The slope of log error over log steps, by least squares."""
-    return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
-
-
-def handed_in(between, fresh):
-    """A source of noise that reads arrays [steps, parts, B, ...] by the step's number and the part."""
-    return lambda keys, process, like: (
-        lambda number: Noise(
-            between=lambda t, s, part=0: between[number, part], fresh=lambda part=0: fresh[number, part]
-        )
-    )
-
-
-def exact_denoiser(process, target, number):
-    return target.denoiser(process)
+    return measure.runner(solver, FAST)
 
 
 @functools.cache
 def moments_at_the_end(solver, denoiser=exact_denoiser):
-    """(process, target, grid, number=0) -> mean [2] and covariance [2, 2] at the grid's end, for a Gaussian target.
-
-    They are exact: from the true marginal at grid[0], every solver is affine in its start and its noise, so that the
-    covariance is that of a linear map of standard normal numbers, which is read off by differentiation. The denoiser
-    is that of denoiser(process, target, number).
-    """
-
-    def run(process, target, grid, number=0):
-        mean, covariance = marginal(process, grid[0], target)
-        root = jnp.linalg.cholesky(covariance)
-        denoise = denoiser(process, target, number)
-        rows = jax.tree.leaves(jax.eval_shape(lambda: solver.plan(process, grid)))[0].shape[0]
-
-        inputs = 2 + 2 * rows * PARTS * 2
-        probes = jnp.concatenate([jnp.zeros((1, inputs)), jnp.eye(inputs)])
-        z0, between, fresh = jnp.split(probes, [2, 2 + rows * PARTS * 2], axis=1)
-        table = lambda part: part.reshape(-1, rows, PARTS, 2).transpose(1, 2, 0, 3)
-        ends = integrate(
-            keys_of(len(probes)),
-            mean + z0 @ root.T,
-            denoise,
-            process,
-            solver,
-            grid,
-            noise=handed_in(table(between), table(fresh)),
-        )
-        slopes = ends[1:] - ends[0]
-        return ends[0], slopes.T @ slopes
-
-    return jax.jit(run, compiler_options=FAST)
+    """(process, Gaussian target, grid, number=0) -> exact mean and covariance at the grid's end."""
+    return measure.gaussian_moments(solver, denoiser, FAST)
 
 
 def _one_of(name):

@@ -1,0 +1,206 @@
+"""A certificate for every solver: measured order, error by network evaluations, evaluations used, float32 and float64.
+
+    python experiments/solver_certificates.py [--json] [SOLVER ...]
+
+Orders are measured on a ring of eight modes and on an anisotropic Gaussian, VP from t = 1 to 0.05, over grids even in
+log-SNR: of the end point against SciPy's DOP853 for methods without noise; for those with noise the weak order (of the
+moments: exact on the Gaussian, by differences on common Brownian paths on the ring) and the strong one (on common
+paths). Errors by evaluations are those of the ring under EDM, sigma 80 to 0.002, as in `jdiff lab`. Without names, the
+results are written to experiments/results/solver_certificates.{json,md,png}.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jdiff import lab  # noqa: E402
+from jdiff.processes import EDM, VP  # noqa: E402
+from jdiff.samplers import SOLVERS, Solver, integrate, log_snr  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+TARGETS = ("gaussian", "ring8")
+BUDGETS = (5, 10, 20, 40, 80)
+ORDERS, ERRORS = VP(t_min=0.05), EDM()
+STARTS = 2048
+
+
+def evaluations(solver: Solver, steps: int) -> int:
+    """How often the denoiser is called over a number of steps, counted as it runs."""
+    calls, target = [], lab.target("ring8")
+
+    def denoise(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return target.predict(ERRORS, x, t)
+
+    x, grid = lab.starts(ERRORS, 1), log_snr(ERRORS, steps + 1, jnp.float64)
+    jax.block_until_ready(integrate(lab.keys_of(1), x, denoise, ERRORS, solver, grid))
+    jax.effects_barrier()
+    return len(calls)
+
+
+def errors(solver: Solver, x: jax.Array, exact: np.ndarray) -> list[dict]:
+    """Error of the end point, or of the moments of a method with noise, for each budget that allows a step."""
+    target, rows = lab.target("ring8"), []
+    for budget in BUDGETS:
+        if not (steps := lab.steps_for(solver, budget)):
+            continue
+        grids = [log_snr(ERRORS, steps + 1, dtype) for dtype in (jnp.float64, jnp.float32)]
+        if solver.stochastic:
+            both = [lab.sampled_moment_error(solver, ERRORS, target, grid, x)[0] for grid in grids]
+        else:
+            both = [lab.end_errors(solver, ERRORS, target, [grid], x, exact)[0] for grid in grids]
+        rows.append({"nfe": evaluations(solver, steps), "steps": steps, "float64": both[0], "float32": both[1]})
+    return rows
+
+
+def certify(name: str, solver: Solver, x: jax.Array, exact: np.ndarray, tell) -> dict:
+    row = {"solver": name, "stochastic": bool(solver.stochastic), "orders": {}}
+    for target in TARGETS:
+        tell(f"{name}: orders on {target}")
+        found = lab.certificate(name, solver, ORDERS, lab.target(target))
+        row["documented"], row["orders"][target] = found["documented"], found["orders"]
+    tell(f"{name}: errors")
+    return row | {"errors": errors(solver, x, exact)}
+
+
+def holds(row: dict) -> bool:
+    """Whether every measured order is within 0.2 of the documented one."""
+    return all(
+        abs(measured["order"] - row["documented"][kind]) <= 0.2
+        for orders in row["orders"].values()
+        for kind, measured in orders.items()
+    )
+
+
+def table(rows: list[dict]) -> str:
+    """The results in Markdown."""
+    kinds = {"end": "end point", "weak": "weak", "strong": "strong"}
+    lines = [
+        "# Certificates of the solvers",
+        "",
+        *(__doc__ or "").split("\n\n")[2].splitlines(),
+        "",
+        "Orders with their 95 % confidence intervals, documented in brackets; * marks what is more than 0.2 away.",
+        "",
+        "| solver | order | Gaussian | ring |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        for kind, documented in row["documented"].items():
+            cells = []
+            for target in TARGETS:
+                measured = row["orders"][target].get(kind)
+                away = measured and abs(measured["order"] - documented) > 0.2
+                cell = f"{measured['order']:.2f} ± {measured['half_width']:.2f}" if measured else ""
+                cells.append(cell + " *" * bool(away))
+            lines.append(f"| {row['solver']} | {kinds[kind]} ({documented:g}) | {' | '.join(cells)} |")
+    for noisy, what in (
+        (False, "RMS error of the end point, per coordinate"),
+        (True, f"Error of mean and covariance of {STARTS} samples, whose own scatter is about 0.03"),
+    ):
+        chosen = [row for row in rows if row["stochastic"] == noisy]
+        if not chosen:
+            continue
+        lines += ["", f"## {what}, ring under EDM", ""]
+        lines += ["| solver | " + " | ".join(f"NFE {n}" for n in BUDGETS) + " | float32 at the last |"]
+        lines += ["|---" * (len(BUDGETS) + 2) + "|"]
+        for row in chosen:
+            by_budget = {}
+            for entry in row["errors"]:
+                budget = next(n for n in BUDGETS if n >= entry["nfe"])
+                by_budget[budget] = f"{entry['float64']:.2e}" + (f" ({entry['nfe']})" * (entry["nfe"] != budget))
+            cells = [by_budget.get(n, "") for n in BUDGETS]
+            lines.append(f"| {row['solver']} | {' | '.join(cells)} | {row['errors'][-1]['float32']:.2e} |")
+    lines += ["", "In brackets: the evaluations that were made, where a step does not divide the budget."]
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Left: error by evaluations. Right: measured orders beside the documented ones."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 8.5), layout="constrained", width_ratios=(1.15, 1))
+    exact = [row for row in rows if not row["stochastic"]]
+    colours = plt.get_cmap("turbo")(np.linspace(0.03, 0.97, max(len(exact), 2)))
+    last = lambda row: row["errors"][-1]["float64"]
+    for number, row in enumerate(sorted(exact, key=last, reverse=True)):
+        nfe, values = zip(*[(entry["nfe"], entry["float64"]) for entry in row["errors"]], strict=True)
+        left.plot(nfe, values, marker="osD^vP*X"[number % 8], ms=4, lw=1.3, color=colours[number], label=row["solver"])
+    left.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="RMS error of the end point")
+    left.set_title("Ring of eight modes, EDM, grid even in log-SNR")
+    left.set_ylim(top=2)
+    left.set_xticks(BUDGETS, map(str, BUDGETS))
+    left.minorticks_off()
+    left.grid(alpha=0.25)
+    left.legend(fontsize=7, ncols=2, title="from worst to best at 80", title_fontsize=8)
+    marks = {"gaussian": ("o", "C0"), "ring8": ("s", "C1")}
+    names = []
+    for row in rows:
+        for kind, documented in row["documented"].items():
+            y = len(names)
+            names.append(row["solver"] if kind == "end" else f"{row['solver']}, {kind}")
+            right.plot(
+                [documented - 0.2, documented + 0.2], [y, y], lw=5, color="0.85", solid_capstyle="butt", zorder=1
+            )
+            for shift, target in enumerate(TARGETS):
+                if measured := row["orders"][target].get(kind):
+                    right.errorbar(
+                        measured["order"],
+                        y + 0.3 * shift - 0.15,
+                        xerr=min(measured["half_width"], 1),
+                        fmt=marks[target][0],
+                        ms=3.5,
+                        lw=0.8,
+                        color=marks[target][1],
+                        label=target if y == 0 else None,
+                        zorder=2,
+                    )
+    right.set_yticks(range(len(names)), names, fontsize=6.5)
+    right.set_ylim(len(names) - 0.3, -0.7)
+    right.set(xlabel="measured order, 95 % interval; grey: documented ± 0.2", xlim=(-0.3, 4.6))
+    right.set_title("Orders")
+    right.grid(axis="x", alpha=0.25)
+    right.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(words: list[str]) -> None:
+    names = [word for word in words if not word.startswith("-")]
+    chosen = {name: lab.lookup(SOLVERS, name, "solver") for name in names or SOLVERS}
+    x = lab.starts(ERRORS, STARTS)
+    exact = lab.exact_end(lab.target("ring8"), ERRORS, x, *reversed(ERRORS.time_span))
+    rows, begin = [], time.monotonic()
+    for number, (name, solver) in enumerate(chosen.items()):
+        gone = time.monotonic() - begin
+        left = f", {gone / number * (len(chosen) - number) / 60:.0f} min left" if number else ""
+        tell = lambda text, number=number, left=left: print(
+            f"{number + 1} of {len(chosen)}{left}: {text}", file=sys.stderr, flush=True
+        )
+        rows.append(certify(name, solver, x, exact, tell))
+        jax.clear_caches()
+    if "--json" in words:
+        print(json.dumps(rows))
+    else:
+        print(table(rows))
+    missing = [row["solver"] for row in rows if not holds(row)]
+    print(f"orders more than 0.2 from the documented: {', '.join(missing) or 'none'}", file=sys.stderr)
+    if names:
+        return
+    draw(rows, RESULTS / "solver_certificates.png")
+    for suffix, text in ((".json", json.dumps(rows, indent=1) + "\n"), (".md", table(rows))):
+        part = RESULTS / f"solver_certificates{suffix}.part"
+        part.write_text(text)
+        os.replace(part, part.with_suffix(""))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,21 @@
+"""Measured errors and orders of solvers, on targets whose answers are known: problems, measures, pictures."""
+
+from jdiff.lab.certificate import certificate, even_grid
+from jdiff.lab.draw import draw_errors
+from jdiff.lab.measure import (
+    Order,
+    end_errors,
+    gaussian_moments,
+    keys_of,
+    measured_order,
+    moment_error,
+    moment_errors,
+    path_errors,
+    sampled_moment_error,
+    steps_for,
+)
+from jdiff.lab.problems import PROCESSES, TARGETS, exact_end, lookup, marginal, starts, target
+
+__all__ = ["PROCESSES", "TARGETS", "Order", "certificate", "draw_errors", "end_errors", "even_grid", "exact_end"]
+__all__ += ["gaussian_moments", "keys_of", "lookup", "marginal", "measured_order", "moment_error", "moment_errors"]
+__all__ += ["path_errors", "sampled_moment_error", "starts", "steps_for", "target"]

@@ -1,0 +1,76 @@
+"""What a solver claims and what it shows: its orders on a target, measured in float64 over a process's whole span."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff.lab.measure import (
+    end_errors,
+    gaussian_moments,
+    measured_order,
+    moment_error,
+    moment_errors,
+    path_errors,
+)
+from jdiff.lab.problems import exact_end, starts
+from jdiff.oracles import Distribution, Mixture
+from jdiff.processes import Process
+from jdiff.samplers import Solver, log_snr, uniform
+from jdiff.typing import Array
+
+FLOOR = 1e-9  # errors below are those of the reference and of rounding
+
+
+def even_grid(process: Process, n: int) -> Array:
+    """n + 1 times in equal steps of log-SNR or, where that is infinite, of t; float64."""
+    finite = bool(np.isfinite(process.log_snr(jnp.asarray(process.time_span[1]))))
+    return (log_snr if finite else uniform)(process, n + 1, dtype=jnp.float64)
+
+
+def _fit(steps: Sequence[int], errors: Sequence[float], last: int = 4) -> dict[str, Any]:
+    """The order from the finest grids, as many as `last`, whose errors are not at the floor."""
+    usable = [(n, error) for n, error in zip(steps, errors, strict=True) if error > FLOOR][-last:]
+    if len(usable) < 3:
+        raise ValueError(f"an order needs three errors above {FLOOR}, got {errors} at {list(steps)} steps")
+    order = measured_order([n for n, _ in usable], [error for _, error in usable])
+    return order._asdict() | {"steps": [n for n, _ in usable], "errors": [error for _, error in usable]}
+
+
+def certificate(
+    name: str,
+    solver: Solver,
+    process: Process,
+    target: Distribution,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Documented and measured orders by kind: "end" for a method without noise, else "weak" and, if it has one,
+    "strong". A weak order is exact for a Gaussian target, and by differences of sampled moments for another."""
+    grid = lambda n: even_grid(process, n)
+    orders: dict[str, Any] = {}
+    if not solver.stochastic:
+        tell(f"{name}: end point")
+        steps, (t_min, t_max) = (64, 128, 256, 512, 1024), process.time_span
+        x = starts(process, 64)
+        exact = exact_end(target, process, x, t_max, t_min)
+        errors = end_errors(solver, process, target, [grid(n) for n in steps], x, exact)
+        return {"solver": name, "documented": {"end": solver.order}, "orders": {"end": _fit(steps, errors)}}
+    tell(f"{name}: moments")
+    if isinstance(target, Mixture) and len(target.means) == 1:
+        steps, run = (32, 64, 128, 256), gaussian_moments(solver)
+        errors = [moment_error(run(process, target, grid(n)), process, target, process.time_span[0]) for n in steps]
+        orders["weak"] = _fit(steps, errors)
+    else:
+        steps = (32, 64, 128, 256)
+        changes = moment_errors(solver, process, target, grid, steps)
+        resolved = [(n, change) for n, (change, error) in zip(steps, changes, strict=True) if error < change / 10]
+        if len(resolved) < 3:
+            raise ValueError(f"the weak order of {name} needs more paths: changes and standard errors are {changes}")
+        orders["weak"] = _fit([n for n, _ in resolved], [change for _, change in resolved])
+    if solver.strong_order is not None:
+        tell(f"{name}: paths")
+        steps = (64, 128, 256, 512)
+        orders["strong"] = _fit(steps, path_errors(solver, process, target, grid, steps))
+    documented = {"weak": solver.order} | ({"strong": solver.strong_order} if "strong" in orders else {})
+    return {"solver": name, "documented": documented, "orders": orders}

@@ -1,0 +1,224 @@
+"""Errors of a solver against what is known, and the order that they show.
+
+- `end_errors`: of the end point, for a method without noise.
+- `gaussian_moments`: mean and covariance at the end for a Gaussian target, exactly. Every solver is affine in its start
+  and its noise there, so that the covariance is that of a linear map of standard normal numbers, read off unit vectors.
+- `path_errors`: of the end point given the Brownian path, against a fine grid on the same path (strong error).
+- `moment_errors`: of moments for any target, by differences of moments between grids on the same paths (weak error).
+
+Brownian paths are those of `samplers.noise`: increments in the clock of the signal-to-noise ratio.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from jdiff import rng
+from jdiff.lab.problems import marginal
+from jdiff.oracles import Distribution, Mixture
+from jdiff.processes import Process
+from jdiff.samplers import Noise, Solver, integrate
+from jdiff.samplers.noise import Source
+from jdiff.typing import Array, Denoiser
+
+PARTS = 3  # the most draws of one kind that a step of any solver makes
+
+
+class Order(NamedTuple):
+    """The slope of log error over log steps, by least squares, and half the width of its 95 % confidence interval."""
+
+    order: float
+    half_width: float
+
+
+def measured_order(steps: Sequence[int], errors: Sequence[float]) -> Order:
+    """The order from three or more pairs; the interval is that of Student's t, for the scatter about the line."""
+    (slope, _), covariance = np.polyfit(np.log(steps), np.log(errors), 1, cov=True)
+    return Order(-float(slope), float(np.sqrt(covariance[0, 0]) * stats.t.ppf(0.975, len(steps) - 2)))
+
+
+def keys_of(n: int) -> Array:
+    """Keys [n] of the samples 0 to n - 1 of seed 0."""
+    return rng.per_example(jax.random.key(0), jnp.arange(n))
+
+
+def runner(
+    solver: Solver, options: dict[str, bool | int] | None = None
+) -> Callable[[Process, Distribution, Array, Array], Array]:
+    """(process, target, x, grid) -> x at the grid's end, compiled once for a length of grid and a kind of target."""
+    run = lambda process, target, x, grid: integrate(
+        keys_of(len(x)), x, target.denoiser(process), process, solver, grid
+    )
+    return jax.jit(run, compiler_options=options)
+
+
+def _in_dtype(grid: Array, *values: Any) -> Any:
+    """Values in the dtype of the grid."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, grid.dtype), values)
+
+
+def end_errors(
+    solver: Solver, process: Process, target: Distribution, grids: Sequence[Array], x: Array, exact: np.ndarray
+) -> list[float]:
+    """Root mean square error, per coordinate, of where the solver takes x [n, 2] over each grid."""
+    run = runner(solver)
+    ends = [np.asarray(run(process, *_in_dtype(grid, target, x), grid), np.float64) for grid in grids]
+    return [float(np.sqrt(np.mean((end - exact) ** 2))) for end in ends]
+
+
+def exact_denoiser(process: Process, target: Distribution, number: Array) -> Denoiser:
+    """The target's own; `number` is for tests, which choose one of several ways to say the same."""
+    return target.denoiser(process)
+
+
+def handed_in(between: Array, fresh: Array) -> Source:
+    """A source of noise that reads arrays [steps, parts, B, ...] by the step's number and the part."""
+    return lambda keys, process, like: (
+        lambda number: Noise(
+            between=lambda t, s, part=0: between[number, part], fresh=lambda part=0: fresh[number, part]
+        )
+    )
+
+
+def gaussian_moments(
+    solver: Solver, denoiser: Callable[..., Denoiser] = exact_denoiser, options: dict[str, bool | int] | None = None
+) -> Callable[..., tuple[Array, Array]]:
+    """(process, Gaussian target, grid, number=0) -> mean [2] and covariance [2, 2] at the grid's end, exactly, from
+    the true marginal at grid[0]. Compiled once for a length of grid."""
+
+    def run(process: Process, target: Mixture, grid: Array, number: Array | int = 0) -> tuple[Array, Array]:
+        mean, covariance = marginal(process, grid[0], target)
+        root = jnp.linalg.cholesky(covariance)
+        rows = jax.tree.leaves(jax.eval_shape(lambda: solver.plan(process, grid)))[0].shape[0]
+        inputs = 2 + 2 * rows * PARTS * 2
+        probes = jnp.concatenate([jnp.zeros((1, inputs)), jnp.eye(inputs)])
+        z0, between, fresh = jnp.split(probes, [2, 2 + rows * PARTS * 2], axis=1)
+        table = lambda part: part.reshape(-1, rows, PARTS, 2).transpose(1, 2, 0, 3)
+        noise = handed_in(table(between), table(fresh))
+        denoise = denoiser(process, target, number)
+        ends = integrate(keys_of(len(probes)), mean + z0 @ root.T, denoise, process, solver, grid, noise=noise)
+        slopes = ends[1:] - ends[0]
+        return ends[0], slopes.T @ slopes
+
+    return jax.jit(run, compiler_options=options)
+
+
+def moment_error(moments: tuple[Array, Array], process: Process, target: Distribution, t: float) -> float:
+    """Distance of a mean and covariance from those of x_t: the sum of the norms of both differences."""
+    return float(sum(np.linalg.norm(a - b) for a, b in zip(moments, marginal(process, t, target), strict=True)))
+
+
+def _refuse(part: int = 0) -> Array:
+    raise ValueError("a method of a strong order takes its noise from the path alone")
+
+
+def _on_paths(process: Process, target: Distribution, solver: Solver, fine: Array, options) -> Callable[..., Array]:
+    """(x, drawn, grid) -> the end, on Brownian paths [n] whose values at the times of `fine` come from the standard
+    normal increments `drawn` [m, n, 2]. The grid's times, and the solver's inner ones, must be among them."""
+    clock = process.log_snr(fine)
+
+    def run(x: Array, drawn: Array, grid: Array) -> Array:
+        steps = drawn * jnp.sqrt(jnp.diff(jnp.exp(clock)))[:, None, None]
+        path = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps, axis=0)])
+
+        def between(t: Array, s: Array, part: int = 0) -> Array:
+            begin, end = (jnp.argmin(jnp.abs(clock - process.log_snr(time))) for time in (t, s))
+            return (path[end] - path[begin]) / jnp.sqrt(jnp.exp(clock[end]) - jnp.exp(clock[begin]))
+
+        source: Source = lambda keys, process, like: lambda number: Noise(between=between, fresh=_refuse)
+        return integrate(keys_of(len(x)), x, target.denoiser(process), process, solver, grid, noise=source)
+
+    return jax.jit(run, compiler_options=options)
+
+
+def _marginal_draws(key: Array, process: Process, target: Distribution, t: Array, n: int) -> Array:
+    """n draws of x_t, [n, 2]."""
+    data_key, noise_key = jax.random.split(key)
+    x0 = target.sample(data_key, n)
+    return process.perturb(x0, jax.random.normal(noise_key, x0.shape, x0.dtype), t)
+
+
+INNER = 6  # methods with inner times have them at halves or thirds of a step in log-SNR
+
+
+def path_errors(
+    solver: Solver,
+    process: Process,
+    target: Distribution,
+    grid: Callable[[int], Array],
+    steps: Sequence[int],
+    *,
+    paths: int = 256,
+    options: dict[str, bool | int] | None = None,
+) -> list[float]:
+    """Strong error over grid(n) for each n of `steps`: mean distance from the solver itself on a grid eight times finer
+    than the finest, on the same paths. Each n must divide the greatest, and grid be even in log-SNR."""
+    finest = 8 * max(steps)
+    fine = grid(INNER * finest)
+    x = _marginal_draws(jax.random.key(1), process, target, fine[0], paths)
+    drawn = jax.random.normal(jax.random.key(2), (len(fine) - 1, paths, 2), x.dtype)
+    run = _on_paths(process, target, solver, fine, options)
+    reference = run(x, drawn, grid(finest))
+    distance = lambda n: jnp.linalg.norm(run(x, drawn, grid(n)) - reference, axis=1)
+    return [float(distance(n).mean()) for n in steps]
+
+
+def moment_errors(
+    solver: Solver,
+    process: Process,
+    target: Distribution,
+    grid: Callable[[int], Array],
+    steps: Sequence[int],
+    *,
+    paths: int = 2048,
+    repeats: int = 16,
+    options: dict[str, bool | int] | None = None,
+) -> list[tuple[float, float]]:
+    """What halving the steps of grid(n) changes in the mean, the second moments and E |x|^4, for each n of `steps`:
+    the norm of the change and its standard error, over `repeats` times `paths` paths. It falls as the weak error does.
+    Steps must double, and grid be even in log-SNR."""
+    fine = grid(INNER * 2 * max(steps))
+    run = _on_paths(process, target, solver, fine, options)
+    square = lambda x: jnp.sum(x**2, axis=1, keepdims=True)
+    moments = lambda x: jnp.concatenate([x, x**2, x[:, :1] * x[:, 1:], square(x) ** 2], axis=1)
+    changes = []
+    for repeat in range(repeats):
+        start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), repeat))
+        x = _marginal_draws(start_key, process, target, fine[0], paths)
+        drawn = jax.random.normal(path_key, (len(fine) - 1, paths, 2), x.dtype)
+        values = [moments(run(x, drawn, grid(n))) for n in [*steps, 2 * max(steps)]]
+        changes.append([np.asarray(coarse - finer) for coarse, finer in itertools.pairwise(values)])
+    found = []
+    for change in (np.concatenate(parts) for parts in zip(*changes, strict=True)):
+        mean, error = change.mean(axis=0), change.std(axis=0) / np.sqrt(len(change))
+        norm = np.linalg.norm(mean)
+        found.append((float(norm), float(np.linalg.norm(mean * error) / norm)))
+    return found
+
+
+def sampled_moment_error(
+    solver: Solver, process: Process, target: Distribution, grid: Array, x: Array
+) -> tuple[float, float]:
+    """Distance of the mean and covariance at the grid's end, from states x [n, 2] at its start, from those of the
+    target there; and the distance that n draws of the target itself would have, for scale."""
+    end = runner(solver)(process, *_in_dtype(grid, target, x), grid)
+    moments = lambda x: (x.mean(axis=0), jnp.cov(x.T))
+    t = float(grid[-1])
+    own = _marginal_draws(jax.random.key(5), process, target, jnp.asarray(t, x.dtype), len(x))
+    return (
+        moment_error(moments(end.astype(x.dtype)), process, target, t),
+        moment_error(moments(own), process, target, t),
+    )
+
+
+def steps_for(solver: Solver, nfe: int) -> int:
+    """The most steps that need no more than `nfe` evaluations; 0 if one needs more."""
+    steps = 0
+    while solver.nfe(steps + 1) <= nfe:
+        steps += 1
+    return steps
