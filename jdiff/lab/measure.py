@@ -11,7 +11,7 @@ Brownian paths are those of `samplers.noise`: increments in the clock of the sig
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,9 +57,9 @@ def runner(
     return jax.jit(run, compiler_options=options)
 
 
-def _in_dtype(grid: Array, *values: Any) -> Any:
-    """Values in the dtype of the grid."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, grid.dtype), values)
+def _in_dtype(grid: Array, target: Distribution, x: Array) -> tuple[Distribution, Array]:
+    """Target and states in the dtype of the grid."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, grid.dtype), (target, x))
 
 
 def end_errors(
