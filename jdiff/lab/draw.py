@@ -38,7 +38,7 @@ def draw_errors(
         for order in orders:
             slope = np.median(values) * (np.array([low, high]) / np.sqrt(low * high)) ** -float(order)
             axes.plot([low, high], slope, ls=":", lw=1, color="0.6", zorder=1)
-            axes.annotate(f"order {order}", (high, slope[1]), color="0.45", fontsize=8, va="center", clip_on=True)
+            axes.annotate(f" order {order}", (low, slope[0]), color="0.45", fontsize=8, va="bottom")
     axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel=error, title=title)
     axes.set_ylim(values.min() / 2, values.max() * 2)
     ticks = sorted(set(every.astype(int)))
