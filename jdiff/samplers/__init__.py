@@ -6,7 +6,8 @@ from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.samplers.churn import EDMStochastic, Interval, Restart
 from jdiff.samplers.ddim import DDIM
 from jdiff.samplers.ddpm import DDPM
-from jdiff.samplers.dpmpp import DPMpp2M, DPMpp3M
+from jdiff.samplers.deis import DEIS
+from jdiff.samplers.dpmpp import DPMpp2M, DPMpp3M, DPMSolver2M
 from jdiff.samplers.dpmpp_sde import DPMpp2MSDE, DPMpp3MSDE
 from jdiff.samplers.er_sde import ERSDE
 from jdiff.samplers.euler import Euler
@@ -23,13 +24,17 @@ from jdiff.samplers.grids import (
     uniform,
 )
 from jdiff.samplers.heun import Heun
+from jdiff.samplers.ipndm import IPNDM, GradientEstimation
 from jdiff.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from jdiff.samplers.loop import checked, integrate, sample
 from jdiff.samplers.noise import brownian, independent
+from jdiff.samplers.pndm import PNDM
+from jdiff.samplers.runge_kutta import RES, DPMSolver
 from jdiff.samplers.sa_solver import SASolver
 from jdiff.samplers.sde import EulerMaruyama, ReverseDiffusion
 from jdiff.samplers.search import SearchedGrid, load_grid, search
 from jdiff.samplers.seeds import SEEDS
+from jdiff.samplers.unipc import UniPC
 
 # The methods by the names that people know, with the settings that go by that name.
 SOLVERS: dict[str, Solver] = {
@@ -40,6 +45,28 @@ SOLVERS: dict[str, Solver] = {
     "heun": Heun(),
     "dpmpp_2m": DPMpp2M(),
     "dpmpp_3m": DPMpp3M(),
+    "dpmpp_3m_published": DPMpp3M(published=True),
+    "dpmpp_2s": DPMSolver(order=2, space="x0"),
+    "dpmpp_3s": DPMSolver(order=3, space="x0"),
+    "dpm_solver_2": DPMSolver(order=2),
+    "dpm_solver_3": DPMSolver(order=3),
+    "dpm_solver_2m": DPMSolver2M(),
+    "dpm_2": DPMSolver(order=2),  # one method by two names, as are the next three
+    "lms": DEIS(variable="rho"),
+    "deis_rhoab3": DEIS(variable="rho"),
+    "ipndm_v": DEIS(variable="rho"),
+    "deis_tab3": DEIS(variable="t"),
+    "ipndm": IPNDM(),
+    "pndm": PNDM(),
+    "gradient_estimation": GradientEstimation(),
+    "unipc_1": UniPC(p=1),
+    "unipc_2": UniPC(p=2),
+    "unipc_3": UniPC(p=3),
+    "unipc_4": UniPC(p=4),
+    "unipc_bh1_1": UniPC(p=1, variant="bh1"),
+    "unipc_bh1_2": UniPC(p=2, variant="bh1"),
+    "res_2s": RES(order=2),
+    "res_3s": RES(order=3),
     "euler_ancestral": DDIM(eta=1.0),  # k-diffusion's, exactly
     "dpm_2_ancestral": Ancestral2(),
     "dpmpp_2s_ancestral": Ancestral2(space="x0"),
@@ -76,3 +103,4 @@ __all__ += [
 __all__ += ["step_costs", "trailing"]
 __all__ += ["ERSDE", "SEEDS", "Ancestral2", "AnnealedLangevin", "DPMpp2MSDE", "DPMpp3MSDE", "EDMStochastic"]
 __all__ += ["EulerMaruyama", "Interval", "PredictorCorrector", "Restart", "ReverseDiffusion", "SASolver"]
+__all__ += ["DEIS", "IPNDM", "PNDM", "RES", "DPMSolver", "DPMSolver2M", "GradientEstimation", "UniPC"]

@@ -6,8 +6,8 @@ solved by either of
     x_s = (sigma_s / sigma_t) x_t + sigma_s int e^l x0 dl          (data prediction; arXiv:2211.01095, eq. 8)
     x_s = (alpha_s / alpha_t) x_t + alpha_s int eps drho           (noise prediction; arXiv:2206.00927, prop. 3.1)
 
-A method replaces x0 or eps by a combination of its values at the step's start (v_0) and before (v_1, v_2, ...). One that
-is exact where they are all the same is, in either form, DDIM's step and something for the differences,
+A method replaces x0 or eps by a combination of its values at the start of the step (v_0) and before (v_1, v_2, ...).
+One that is exact where they are all the same is, in either form, DDIM's step and something for the differences,
 
     x_s = alpha_s x0_t + sigma_s eps_t + sum_j mix_j (v_j - v_0),
 
@@ -31,17 +31,6 @@ from jdiff.typing import Array, Denoiser
 Space = Literal["x0", "eps"]
 
 
-class Remembering(Solver):
-    """A method with one evaluation a step that keeps earlier ones; zeros stand where there is no history yet."""
-
-    space: ClassVar[Space]  # which prediction is kept
-    memory: int  # k: the number of values that a step combines
-    nfe_per_step = 1
-
-    def init(self, x: Array) -> Array:
-        return jnp.zeros((self.memory - 1, *x.shape), x.dtype)
-
-
 class Weights(NamedTuple):
     """The plan of a multistep method, m steps over k values."""
 
@@ -50,8 +39,12 @@ class Weights(NamedTuple):
     mix: Array  # [m, k - 1]: factors of v_1 - v_0, v_2 - v_0, ...
 
 
-class Multistep(Remembering):
-    """A solver that is its weights."""
+class Multistep(Solver):
+    """A solver that is its weights, with one evaluation a step."""
+
+    space: ClassVar[Space]  # which prediction is kept
+    memory: int  # k: the number of values that a step combines
+    nfe_per_step = 1
 
     @abc.abstractmethod
     def weights(self, process: Process, grid: Array) -> Array:
@@ -59,6 +52,9 @@ class Multistep(Remembering):
 
     def plan(self, process: Process, grid: Array) -> Weights:
         return Weights(grid[:-1], grid[1:], self.weights(process, grid))
+
+    def init(self, x: Array) -> Array:
+        return jnp.zeros((self.memory - 1, *x.shape), x.dtype)
 
     def step(
         self, denoise: Denoiser, process: Process, x: Array, carry: Array, plan: Weights, noise: Noise
@@ -115,16 +111,16 @@ def half_log_snr(process: Process, grid: Array) -> Array:
 
 def steps(process: Process, grid: Array) -> tuple[Array, Array]:
     """Lengths [n - 1] of the steps in l, and which are finite; a length that is not is given as zero."""
-    l = half_log_snr(process, grid)
-    finite = jnp.isfinite(l[1:]) & jnp.isfinite(l[:-1])
-    return jnp.where(finite, l[1:], 0) - jnp.where(finite, l[:-1], 0), finite
+    half = half_log_snr(process, grid)
+    finite = jnp.isfinite(half[1:]) & jnp.isfinite(half[:-1])
+    return jnp.where(finite, half[1:], 0) - jnp.where(finite, half[:-1], 0), finite
 
 
 def whole(process: Process, grid: Array, space: Space) -> Array:
     """The sum [n - 1] of the weights of all values of a step: what a constant is multiplied by; zero from zero SNR."""
-    l = half_log_snr(process, grid)
-    start = jnp.where(jnp.isfinite(l[:-1]), l[:-1], l[1:])
-    share = -process.alpha(grid[1:]) * jnp.expm1(start - l[1:])
+    half = half_log_snr(process, grid)
+    start = jnp.where(jnp.isfinite(half[:-1]), half[:-1], half[1:])
+    share = -process.alpha(grid[1:]) * jnp.expm1(start - half[1:])
     return share if space == "x0" else -jnp.exp(-start) * share
 
 
@@ -144,7 +140,7 @@ def polynomial_weights(process: Process, grid: Array, space: Space, nodes: Array
 
 
 def exponential_adams(
-    process: Process, grid: Array, k: int, space: Space = "x0", variable: Callable[[Array], Array] = lambda l: l
+    process: Process, grid: Array, k: int, space: Space = "x0", variable: Callable[[Array], Array] = lambda half: half
 ) -> Array:
     """mix [n - 1, k - 1] that integrates exactly the polynomial of the values in variable(l) through the last k."""
     nodes, exists = past(half_log_snr(process, grid), k)
