@@ -1,6 +1,8 @@
 """Solvers, time grids and the sampling loop. A new solver is one file here and its rows in `SOLVERS`."""
 
+from jdiff.samplers.adaptive import Solved, integrate_adaptive, sample_adaptive
 from jdiff.samplers.align import align, step_costs
+from jdiff.samplers.analytic import NoiseEnergy, noise_energy
 from jdiff.samplers.ancestral import Ancestral2
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.samplers.churn import EDMStochastic, Interval, Restart
@@ -104,3 +106,4 @@ __all__ += ["step_costs", "trailing"]
 __all__ += ["ERSDE", "SEEDS", "Ancestral2", "AnnealedLangevin", "DPMpp2MSDE", "DPMpp3MSDE", "EDMStochastic"]
 __all__ += ["EulerMaruyama", "Interval", "PredictorCorrector", "Restart", "ReverseDiffusion", "SASolver"]
 __all__ += ["DEIS", "IPNDM", "PNDM", "RES", "DPMSolver", "DPMSolver2M", "GradientEstimation", "UniPC"]
+__all__ += ["NoiseEnergy", "Solved", "integrate_adaptive", "noise_energy", "sample_adaptive"]

@@ -138,7 +138,7 @@ class Restart(Churned):
             at = jnp.argmin(jnp.abs(half_log_snr(process, grid[1:]) + jnp.log(interval.low)))
             down = self._down(process, grid[1:][at], interval, self._steps(interval, steps))
             start = down[:-1].at[0].set(grid[1:][at])
-            place = at + (which + 1) / (len(self.intervals) + 1)
+            place = number[at] + (which + 1) / (len(self.intervals) + 1)
             rows = [jnp.full_like(start, place), start, down[:-1], down[1:]]
             blocks.append([jnp.tile(row, interval.repeats) for row in rows])
         place, t, up, s = (jnp.concatenate(part) for part in zip(*blocks, strict=True))

@@ -15,7 +15,7 @@ from jdiff.samplers.noise import Source, independent
 from jdiff.typing import Array, Denoiser, Key
 
 
-def _check(condition: Array, message: str, **values: Array) -> None:
+def check(condition: Array, message: str, **values: Array) -> None:
     """Raises ValueError where the condition is known; of a traced one, within `checked`."""
     if isinstance(condition, Tracer):
         checkify.debug_check(condition, message, **values)
@@ -27,7 +27,7 @@ def _check_grid(process: Process, solver: Solver, grid: Array) -> None:
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise ValueError(f"grid must have shape [n] with n >= 2, got {grid.shape}")
     falls, rises = (jnp.diff(grid) < 0).all(), (jnp.diff(grid) > 0).all() & jnp.logical_not(solver.stochastic)
-    _check(
+    check(
         falls | rises,
         "the grid's times must decrease from each to the next (or increase, for a method without noise), got {grid}",
         grid=grid,
@@ -36,7 +36,7 @@ def _check_grid(process: Process, solver: Solver, grid: Array) -> None:
     low, high = (jnp.asarray(end, grid.dtype) for end in process.time_span)
     slack = 8 * jnp.finfo(grid.dtype).eps * jnp.asarray(high)
     inside = (grid <= high + slack) & ((grid >= low - slack) | (grid == 0))
-    _check(
+    check(
         inside.all(),
         f"the grid's times must lie in the span of {type(process).__name__}, from {{low}} to {{high}}, got {{grid}}",
         low=low,
