@@ -29,6 +29,7 @@ CHAIN, SCHEDULES = "tests/processes/test_discrete.py", "tests/processes/test_sch
 PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
 LOSSES, BOUND, TIMES = (f"tests/losses/test_{name}.py" for name in ("losses", "bound", "times"))
 GUIDANCE = "tests/test_guidance.py"
+SDE, LANGEVIN, ANALYTIC, ADAPTIVE = (f"tests/samplers/test_{n}.py" for n in ("sde", "langevin", "analytic", "adaptive"))
 # Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
 FIRST = {
     "jdiff/processes/base.py": (PROCESSES, ["flow"]),
@@ -54,6 +55,17 @@ FIRST = {
     "jdiff/samplers/dpmpp_2m.py": (SOLVERS, ["end_points and flow and dpmpp", "order and flow and gaussian and dpmpp"]),
     "jdiff/samplers/euler.py": (SOLVERS, ["tangent", "end_points and flow and euler"]),
     "jdiff/samplers/heun.py": (SOLVERS, ["end_points and flow and heun", "order and flow and gaussian and heun"]),
+    "jdiff/samplers/adaptive.py": (ADAPTIVE, ["flow or moments or counted", ""]),
+    "jdiff/samplers/analytic.py": (ANALYTIC, [""]),
+    "jdiff/samplers/ancestral.py": (SDE, ["point and ancestral", "no_signal"]),
+    "jdiff/samplers/churn.py": (SDE, ["point and (edm or restart) or churn or goes_up", "without_noise or no_signal"]),
+    "jdiff/samplers/dpmpp_sde.py": (SDE, ["point and dpmpp or parabolas or without_noise", ""]),
+    "jdiff/samplers/er_sde.py": (SDE, ["parabolas"]),
+    "jdiff/samplers/langevin.py": (LANGEVIN, [""]),
+    "jdiff/samplers/sa_solver.py": (SDE, ["point and sa_solver or parabolas", "sa_solver"]),
+    "jdiff/samplers/sde.py": (SOLVERS, ["weak and (euler_maruyama or reverse_diffusion)"]),
+    "jdiff/samplers/sde_multistep.py": (SDE, ["point and (sa_solver or er_sde) or parabolas", ""]),
+    "jdiff/samplers/seeds.py": (SDE, ["point and (2s_sde or seeds) or parts", "no_signal"]),
     "jdiff/samplers/grids.py": (GRIDS, [""]),
     "jdiff/samplers/loop.py": (SOLVERS, ["evaluations and ddim_1", "batch and ddim_1"]),
 }
@@ -68,6 +80,10 @@ TESTS = [
     BOUND,
     TIMES,
     GUIDANCE,
+    SDE,
+    LANGEVIN,
+    ANALYTIC,
+    ADAPTIVE,
     SOLVERS,
 ]
 TIMEOUT = 900  # seconds; a run that takes longer counts as noticed
