@@ -37,6 +37,7 @@ class Solver(abc.ABC):
     order: int  # of the end point for an ODE method; weak order, of the moments, for an SDE method
     strong_order: float | None = None  # of the path, for a method that solves the reverse SDE
     stochastic: bool | Array = False  # whether steps draw noise; such a method cannot run towards more noise
+    needs_signal: bool = False  # whether steps from a time without signal (alpha = 0) are refused
     nfe_per_step: int  # network evaluations a step
 
     def nfe(self, steps: int) -> int:

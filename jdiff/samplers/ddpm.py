@@ -36,6 +36,10 @@ class DDPM(Solver):
     stochastic = True
     nfe_per_step = 1
 
+    @property
+    def needs_signal(self) -> bool:
+        return self.variance != "beta_tilde"
+
     def __post_init__(self):
         if self.variance not in get_args(Variance):
             raise ValueError(f"DDPM needs a variance of {', '.join(get_args(Variance))}, got {self.variance!r}")

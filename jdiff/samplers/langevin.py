@@ -60,6 +60,10 @@ class PredictorCorrector(Solver):
     order = 0
     stochastic = True
 
+    @property
+    def needs_signal(self) -> bool:
+        return self.predictor.needs_signal
+
     def __post_init__(self):
         if self.corrections < 1:
             raise ValueError(f"PredictorCorrector needs corrections >= 1, got {self.corrections}")
@@ -100,6 +104,7 @@ class AnnealedLangevin(Solver):
 
     order = 0
     stochastic = True
+    needs_signal = True
 
     def __post_init__(self):
         if self.corrections < 1:

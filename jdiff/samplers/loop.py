@@ -45,6 +45,17 @@ def _check_grid(process: Process, solver: Solver, grid: Array) -> None:
     )
 
 
+def _check_signal(process: Process, solver: Solver, start: Array) -> None:
+    """A step from a time without signal is refused, where the solver has no answer."""
+    if solver.needs_signal:
+        check(
+            process.alpha(start) > 0,
+            f"{type(solver).__name__} cannot start at t = {{start}}, where the signal-to-noise ratio is zero; it must "
+            "be positive at the grid's first time",
+            start=start,
+        )
+
+
 def integrate(
     keys: Key,
     x: Array,
@@ -74,6 +85,7 @@ def integrate(
     if keys.ndim != 1 or keys.shape != x.shape[:1]:
         raise ValueError(f"keys must have shape [B], one key a sample, got {keys.shape} for x of shape {x.shape}")
     _check_grid(process, solver, grid)
+    _check_signal(process, solver, grid[0])
     noise_of = noise(rng.named(keys, "solver"), process, x)
 
     def step(state, row):

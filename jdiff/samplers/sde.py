@@ -22,6 +22,7 @@ class _Reverse(Solver):
     order = 1
     strong_order = 1.0
     stochastic = True
+    needs_signal = True
     nfe_per_step = 1
 
 

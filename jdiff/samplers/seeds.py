@@ -57,6 +57,10 @@ class SEEDS(Solver):
     def nfe_per_step(self) -> int:
         return self.stages
 
+    @property
+    def needs_signal(self) -> bool:
+        return self.space == "eps"
+
     def plan(self, process: Process, grid: Array) -> Stages:
         start, end = half_log_snr(process, grid[:-1]), half_log_snr(process, grid[1:])
         end = jnp.minimum(end, jnp.maximum(start, -WIDEST / 2) + WIDEST)
