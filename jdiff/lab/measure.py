@@ -21,10 +21,11 @@ from scipy import stats
 from jdiff import rng
 from jdiff.lab.problems import marginal
 from jdiff.oracles import Distribution, Mixture
+from jdiff.prediction import Parameterization, Prediction
 from jdiff.processes import Process
 from jdiff.samplers import Noise, Solver, integrate
 from jdiff.samplers.noise import Source
-from jdiff.typing import Array, Denoiser
+from jdiff.typing import Array, Denoiser, Time
 
 PARTS = 3  # the most draws of one kind that a step of any solver makes
 
@@ -74,6 +75,31 @@ def end_errors(
 def exact_denoiser(process: Process, target: Distribution, number: Array) -> Denoiser:
     """The target's own; `number` is for tests, which choose one of several ways to say the same."""
     return target.denoiser(process)
+
+
+def through(parameterizations: Sequence[Parameterization]) -> Callable[..., Denoiser]:
+    """(process, target, number) -> the exact denoiser, said by parameterization `number` (traced) and read again.
+
+    What the perfect network returns is solved for: predictions are affine in the raw output.
+    """
+
+    def perfect(parameterization: Parameterization, process: Process, target: Distribution) -> Denoiser:
+        def denoise(x: Array, t: Time) -> Prediction:
+            exact = target.predict(process, x, t)
+            zero, one = (parameterization.prediction(process, raw, x, t) for raw in (0 * x, 0 * x + 1))
+            # Of the two parts, the one that the output moves more.
+            slopes = [(one.x0 - zero.x0), (one.eps - zero.eps)]
+            outputs = [(exact.x0 - zero.x0) / slopes[0], (exact.eps - zero.eps) / slopes[1]]
+            raw = jnp.where(jnp.abs(slopes[0]) > jnp.abs(slopes[1]), *outputs)
+            return parameterization.prediction(process, raw, x, t)
+
+        return denoise
+
+    def denoiser(process: Process, target: Distribution, number: Array) -> Denoiser:
+        branches = [perfect(each, process, target) for each in parameterizations]
+        return lambda x, t: jax.lax.switch(number, branches, x, jnp.broadcast_to(t, x.shape[:1]))
+
+    return denoiser
 
 
 def handed_in(between: Array, fresh: Array) -> Source:
