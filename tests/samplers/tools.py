@@ -11,7 +11,7 @@ from jdiff.lab import measure
 from jdiff.lab.measure import exact_denoiser, handed_in, keys_of
 from jdiff.lab.problems import marginal
 from jdiff.processes import EDM, VP, Process, RectifiedFlow
-from jdiff.samplers import SOLVERS
+from jdiff.samplers import SOLVERS, log_snr
 from tests.table import anisotropic, two_modes
 from tests.test_prediction import raw_output
 
@@ -47,6 +47,15 @@ def grid_between(process, start, n):
     """n equal steps in log-SNR from `start` to t_min, float64."""
     ends = process.log_snr(jnp.array([start, process.time_span[0]]))
     return process.time(jnp.linspace(ends[0], ends[1], n + 1))
+
+
+def even_grid(process, n):
+    """n times in equal steps of log-SNR over the whole span; from zero SNR, a first step leads to e^-8. float64."""
+    t_min, t_max = process.time_span
+    if jnp.isfinite(process.log_snr(jnp.asarray(t_max))):
+        return log_snr(process, n, dtype=jnp.float64)
+    rest = process.time(jnp.linspace(-8, process.log_snr(jnp.asarray(t_min)), n - 1))
+    return jnp.concatenate([jnp.full(1, t_max), rest.at[-1].set(t_min)])
 
 
 def starts(process, start, target, n):
@@ -106,16 +115,32 @@ class OneOf(Process):
     alpha_slope, sigma_slope, noise_label = map(_one_of, ("alpha_slope", "sigma_slope", "noise_label"))
 
 
+class AtOneTime(Process):
+    """What a process is at a time t [B], read once: read at every use, it would be most of a compiled program."""
+
+    def __init__(self, process, t):
+        names = ("alpha", "sigma", "alpha_slope", "sigma_slope")
+        self.values = {name: jnp.broadcast_to(getattr(process, name)(t[0]), t.shape) for name in names}
+
+    alpha, sigma, alpha_slope, sigma_slope = (
+        lambda self, t, name=name: self.values[name] for name in ("alpha", "sigma", "alpha_slope", "sigma_slope")
+    )
+    time_span = time = log_snr = None  # type: ignore[assignment]
+
+
 def through(target, process, parameterizations, number):
     """The exact denoiser of a target, said by parameterization number `number` (traced) and understood again."""
 
-    def branch(name, parameterization):
-        def denoise(x, t):
-            exact = target.predict(process, x, t)
-            raw = raw_output(name, process, exact.x0, exact.eps, t)
-            return parameterization.prediction(process, raw, x, t)
+    def denoise(x, t):
+        t = jnp.broadcast_to(t, x.shape[:1])
+        now = AtOneTime(process, t)
+        exact = target.predict(now, x, t)
 
-        return denoise
+        def branch(name, parameterization):
+            # The velocity is of the path through two other times.
+            raw = lambda: raw_output(name, process if name == "velocity" else now, exact.x0, exact.eps, t)
+            return lambda: parameterization.prediction(now, raw(), x, t)
 
-    branches = [branch(*item) for item in parameterizations.items()]
-    return lambda x, t: jax.lax.switch(number, branches, x, jnp.broadcast_to(t, x.shape[:1]))
+        return jax.lax.switch(number, [branch(*item) for item in parameterizations.items()])
+
+    return denoise
