@@ -39,7 +39,7 @@ BUDGETS = (5, 10, 20, 40, 80)
 STANDARD = ("log_snr", "karras", "uniform", "quadratic", "beta", "linear_quadratic")
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDER = RESULTS / "grids"
-SEARCHED = (("dpmpp_3m", False), ("dpmpp_3m", True), ("unipc_3", True))  # solver, and whether its weights, too
+SEARCHED = (("dpmpp_3m", False), ("dpmpp_3m", True), ("unipc3", True))  # solver, and whether its weights, too
 
 
 def steps_for(solver: Solver, nfe: int) -> int | None:

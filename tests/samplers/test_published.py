@@ -315,17 +315,17 @@ LOOPS: dict[str, Callable[[], np.ndarray]] = {
     "ipndm": lambda: with_history(ipndm)(eps),
     "pndm": lambda: with_history(pndm)(eps),
     "gradient_estimation": lambda: with_history(gradient_estimation)(eps),
-    "unipc_1": unipc(1, "bh2"),
-    "unipc_2": unipc(2, "bh2"),
-    "unipc_3": unipc(3, "bh2"),
-    "unipc_4": unipc(4, "bh2"),
-    "unipc_bh1_1": unipc(1, "bh1"),
-    "unipc_bh1_2": unipc(2, "bh1"),
-    "unipc_bh1_3": unipc(3, "bh1"),
+    "unipc1": unipc(1, "bh2"),
+    "unipc2": unipc(2, "bh2"),
+    "unipc3": unipc(3, "bh2"),
+    "unipc4": unipc(4, "bh2"),
+    "unipc1_bh1": unipc(1, "bh1"),
+    "unipc2_bh1": unipc(2, "bh1"),
+    "unipc3_bh1": unipc(3, "bh1"),
     "res_2s": res([0.5]),
     "res_3s": res([0.5, 1.0]),
 }
-METHODS = {**SOLVERS, "unipc_bh1_3": UniPC(p=3, variant="bh1")}
+METHODS = {**SOLVERS, "unipc3_bh1": UniPC(p=3, variant="bh1")}
 
 
 @pytest.mark.usefixtures("x64")

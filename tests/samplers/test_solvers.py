@@ -54,7 +54,7 @@ STEPS: dict[str, tuple[int, ...]] = {
     # With the little noise that its phi leaves, the error of second order takes over beyond 512 steps.
     "er_sde_3": (16, 32, 64),
     # At the usual steps its error of sixth order counts, too: 5.3 there.
-    "unipc_4": (192, 384, 768),
+    "unipc4": (192, 384, 768),
 }
 # Where it is measured, if not over SMOOTH["vp"].
 SPAN = dict.fromkeys(("lms", "deis_rhoab3", "ipndm_v", "deis_tab3"), "vp_from_noise")
