@@ -7,7 +7,9 @@ probability-flow ODE) is solved from t to s by (arXiv:2309.05019, eq. 14; arXiv:
 
 where f(l) = exp(-int_l^{l_s} tau^2) says what is left at s of the noise that was there at l. A method replaces x0 by
 the polynomial through its values at the step's start and before. One standard normal number a step is the exact
-stochastic integral for a constant x0: so the strong order is 1 for all of them.
+stochastic integral for a constant x0: so the strong order is 1 for all of them. The values carry the noise of the steps
+before: where a step in l is several times as long as the one before, extrapolation multiplies it, and grids whose last
+steps grow so (equal steps of t) want a single-step method.
 """
 
 import abc
