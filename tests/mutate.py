@@ -102,6 +102,11 @@ CHECKS = {"__post_init__", "check", "require", "is_plain", "match"}
 # (file, line before, line after): why no result changes.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
+        "jdiff/samplers/er_sde.py",
+        "return stochastic_adams(process, grid, self.memory, self.log_fade(process, grid), lambda at: jnp.exp(-at))",
+        "return stochastic_adams(process, grid, self.memory, self.log_fade(process, grid), lambda at: jnp.expm1(-at))",
+    ): "polynomials in r and in r - 1 are the same",
+    (
         "jdiff/processes/base.py",
         "t = jnp.asarray(t) * 1.0",
         "t = (jnp.asarray(t) / 1.0)",

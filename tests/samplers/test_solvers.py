@@ -14,6 +14,7 @@ from jdiff.samplers import (
     DDIM,
     DDPM,
     SOLVERS,
+    AnnealedLangevin,
     Euler,
     Noise,
     brownian,
@@ -184,9 +185,10 @@ def test_new_values_compile_nothing(name):
 def test_a_step_goes_on_from_the_state_that_the_prediction_describes(name):
     """The hook of CFG++: a prediction of another state does what starting in that state does.
 
-    The denoiser says the same data about every x, so that x is only carried along.
+    The denoiser says the same data about every x, so that x is only carried along. Churn evaluates first where it has
+    added noise, with x / alpha as it was. Each Langevin step at a level is a step of its own: here there is one.
     """
-    solver, process = SOLVERS[name], VP()
+    solver, process = {"annealed_langevin": AnnealedLangevin(corrections=1)}.get(name, SOLVERS[name]), VP()
     grid, shift = jnp.array([0.6, 0.5]), jnp.array([[0.3, -0.2], [0.1, 0.4]])
     x = jax.random.normal(jax.random.key(0), (2, 2))
 
@@ -196,7 +198,8 @@ def test_a_step_goes_on_from_the_state_that_the_prediction_describes(name):
 
     def moved(x, t):
         exact = consistent(x, t)
-        return Prediction(exact.x0, exact.eps + jnp.where(t == grid[0], shift / process.sigma(t), 0))
+        carried = shift * process.alpha(t) / process.alpha(grid[0])
+        return Prediction(exact.x0, exact.eps + jnp.where(t >= grid[0], carried / process.sigma(t), 0))
 
     run = lambda denoise, x: integrate(keys_of(2), x, denoise, process, solver, grid)
     np.testing.assert_allclose(run(moved, x), run(consistent, x + shift), rtol=1e-9)
@@ -204,13 +207,13 @@ def test_a_step_goes_on_from_the_state_that_the_prediction_describes(name):
 
 @pytest.mark.parametrize("name", SDE)
 def test_the_noise_of_a_step_does_not_depend_on_the_batch(name):
-    """To the bit: from zero, with a prediction of zero, a step is its noise times a number."""
+    """To the bit: from zero, with data of zero, a step is its noise times a number."""
     solver, process = SDE[name], VP()
-    nothing = lambda x, t: Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
+    nothing = lambda x, t: Prediction(jnp.zeros_like(x), x / process.sigma(t))
 
     def step(index):
         keys = rng.per_example(jax.random.key(3), index)
-        return integrate(keys, jnp.zeros((len(index), 5)), nothing, process, solver, jnp.float32([0.6, 0.4]))
+        return integrate(keys, jnp.zeros((len(index), 5)), nothing, process, solver, jnp.float32([0.6, 0.05]))
 
     among = step(jnp.arange(64))
     np.testing.assert_array_equal(step(jnp.array([17]))[0], among[17])
