@@ -64,12 +64,19 @@ def errors(solver: Solver, x: jax.Array, exact: np.ndarray) -> list[dict]:
     for budget in BUDGETS:
         if not (steps := lab.steps_for(solver, budget)):
             continue
-        grids = [log_snr(ERRORS, steps + 1, dtype) for dtype in (jnp.float64, jnp.float32)]
-        if solver.stochastic:
-            both = [lab.sampled_moment_error(solver, ERRORS, target, grid, x)[0] for grid in grids]
-        else:
-            both = [lab.end_errors(solver, ERRORS, target, [grid], x, exact)[0] for grid in grids]
-        rows.append({"nfe": evaluations(solver, steps), "steps": steps, "float64": both[0], "float32": both[1]})
+        row = {"nfe": solver.nfe(steps), "steps": steps}
+        if budget == BUDGETS[0] and evaluations(solver, steps) != row["nfe"]:
+            raise ValueError(
+                f"{solver} makes {evaluations(solver, steps)} evaluations in {steps} steps, not {row['nfe']}"
+            )
+        for dtype in (jnp.float64, jnp.float32) if budget == BUDGETS[-1] else (jnp.float64,):
+            grid = log_snr(ERRORS, steps + 1, dtype)
+            if solver.stochastic:
+                error, _ = lab.sampled_moment_error(solver, ERRORS, target, grid, x)
+            else:
+                (error,) = lab.end_errors(solver, ERRORS, target, [grid], x, exact)
+            row[dtype.__name__] = error
+        rows.append(row)
     return rows
 
 

@@ -1,11 +1,12 @@
-"""UniPC (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2) in data prediction.
+"""UniPC (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2).
 
-UniP-p steps from t with the last p values of x0. Once x0 has been evaluated at the state that it led to, UniC-p repeats
-the step with that value, too, which costs no evaluation, and the next step goes on from the corrected state. Both solve
-R rho = b for their weights, which makes them exact for a polynomial of x0 in l = log(alpha / sigma) through their
-values: exponential Adams-Bashforth and Adams-Moulton. Only where one difference of values is combined is its weight
-taken as B(h) / 2 instead, with B = -h (bh1) or expm1(-h) (bh2), h = l_s - l_t. So bh1 and bh2 differ in UniP-2, UniC-1
-and the first steps alone, and UniP-2 with bh2 is 2M.
+UniP-p steps from t with the last p values of x0 (or, in noise prediction, of eps). Once x0 has been evaluated at the
+state that it led to, UniC-p repeats the step with that value, too, which costs no evaluation, and the next step goes on
+from the corrected state. Both solve R rho = b for their weights, which makes them exact for a polynomial of x0 in
+l = log(alpha / sigma) through their values: exponential Adams-Bashforth and Adams-Moulton. Only where one difference of
+values is combined is its weight taken as B(h) / 2 instead, with B = -h (bh1) or expm1(-h) (bh2), h = l_s - l_t; in
+noise prediction, h or expm1(h). So bh1 and bh2 differ in UniP-2, UniC-1 and the first steps alone, and UniP-2 with bh2
+is 2M.
 
 The corrected state is the predicted one and a combination of differences of values, so that correcting it and stepping
 on is one linear multistep method of p + 1 values: those weights are what is here. The state at a time of the grid,
@@ -28,14 +29,14 @@ from jdiff.typing import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniPC(Multistep):
-    """Order p + 1, one evaluation a step."""
+    """Order p + 1, one evaluation a step. For p > 4 the error of the first steps, of order 3, is all that is seen."""
 
     p: int = dataclasses.field(metadata={"static": True})
     """Order of the predictor, by which the method is called; the corrector's is one more."""
     variant: Literal["bh1", "bh2"] = dataclasses.field(default="bh2", metadata={"static": True})
     """B(h), the weight of a single difference."""
-
-    space = "x0"
+    space: Literal["x0", "eps"] = dataclasses.field(default="x0", metadata={"static": True})
+    """Which prediction is combined."""
 
     def __post_init__(self):
         if self.p < 1:
@@ -45,28 +46,30 @@ class UniPC(Multistep):
 
     @property
     def order(self) -> int:
-        return self.p + 1
+        return self.p + 1 if self.p < 5 else 3
 
     @property
     def memory(self) -> int:
         return self.p + 1
 
     def weights(self, process: Process, grid: Array) -> Array:
-        ratio = process.sigma(grid[1:]) / process.sigma(grid[:-1])
+        scale = process.sigma if self.space == "x0" else process.alpha
+        ratio = scale(grid[1:]) / scale(grid[:-1])
         correction = jnp.pad(self._corrector(process, grid)[:-1], ((1, 0), (0, 0)))
         predictor = jnp.pad(self._predictor(process, grid), ((0, 0), (0, 1)))
         return predictor + ratio[:, None] * correction
 
     def _single(self, process: Process, grid: Array) -> Array:
-        """-alpha_s B(h) / 2 [n - 1]."""
+        """The weight of a single difference [n - 1]: that of the whole step, with B(h) for its exponential, halved."""
         if self.variant == "bh2":
-            return jnp.where(steps(process, grid)[1], whole(process, grid, "x0"), 0) / 2
-        return process.alpha(grid[1:]) * steps(process, grid)[0] / 2
+            return jnp.where(steps(process, grid)[1], whole(process, grid, self.space), 0) / 2
+        scale = process.alpha(grid[1:]) if self.space == "x0" else -process.sigma(grid[1:])
+        return scale * steps(process, grid)[0] / 2
 
     def _predictor(self, process: Process, grid: Array) -> Array:
         """UniP's factors [n - 1, p - 1] of the differences from the newest value."""
         nodes, exists = past(half_log_snr(process, grid), self.p)
-        exact = polynomial_weights(process, grid, "x0", nodes, exists, lambda half: half)[:, 1:]
+        exact = polynomial_weights(process, grid, self.space, nodes, exists, lambda half: half)[:, 1:]
         if self.p == 1:
             return exact
         single = jnp.zeros_like(exact).at[:, 0].set(-self._single(process, grid) / before(process, grid, 1))
@@ -78,9 +81,9 @@ class UniPC(Multistep):
         earlier, exists = past(half, self.p)
         nodes = jnp.concatenate([half[1:, None], earlier], axis=1)
         there = jnp.pad(exists, ((0, 0), (1, 0)), constant_values=True)
-        exact = polynomial_weights(process, grid, "x0", nodes, there, lambda half: half)[:, 1:]
+        exact = polynomial_weights(process, grid, self.space, nodes, there, lambda half: half)[:, 1:]
         predictor = self._predictor(process, grid)
-        newest = whole(process, grid, "x0") - predictor.sum(axis=1)
+        newest = whole(process, grid, self.space) - predictor.sum(axis=1)
         change = exact - jnp.concatenate([newest[:, None], predictor], axis=1)
         single = jnp.zeros_like(change).at[:, 0].set(-self._single(process, grid))
         change = jnp.where((exists[:, 1:].sum(axis=1) > 0)[:, None], change, single)

@@ -56,9 +56,13 @@ STEPS: dict[str, tuple[int, ...]] = {
     "er_sde_3": (16, 32, 64),
     # At the usual steps its error of sixth order counts, too: 5.3 there.
     "unipc4": (192, 384, 768),
+    # Of order 3, by their first steps, once the sixth is below it.
+    "unipc5_eps": (192, 256, 384),
+    # Its terms of second and third order have opposite signs.
+    "deis_logrho3": (512, 1024, 2048),
 }
 # Where it is measured, if not over SMOOTH["vp"].
-SPAN = dict.fromkeys(("lms", "deis_rhoab3", "ipndm_v", "deis_tab3"), "vp_from_noise")
+SPAN = dict.fromkeys(("lms", "deis_rhoab3", "ipndm_v", "deis_tab3", "deis_logrho3"), "vp_from_noise")
 USUAL = (64, 128, 256)
 # The same for paths. The local slope of SEEDS-3 in noise prediction is 1.4 at 16 steps, 1.2 at 32 and 1.1 from 64 on.
 PATH_STEPS: dict[str, tuple[int, ...]] = {"seeds_3": (64, 128, 256)}
