@@ -54,7 +54,8 @@ class UniPC(Multistep):
 
     def weights(self, process: Process, grid: Array) -> Array:
         scale = process.sigma if self.space == "x0" else process.alpha
-        ratio = scale(grid[1:]) / scale(grid[:-1])
+        start = scale(grid[:-1])
+        ratio = scale(grid[1:]) / jnp.where(start > 0, start, 1)  # nothing is corrected at a start without signal
         correction = jnp.pad(self._corrector(process, grid)[:-1], ((1, 0), (0, 0)))
         predictor = jnp.pad(self._predictor(process, grid), ((0, 0), (0, 1)))
         return predictor + ratio[:, None] * correction

@@ -1,5 +1,6 @@
 """Every solver, through one table: measured order, moments, strong order, evaluations, noise and compilations."""
 
+import functools
 import itertools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jdiff import rng
+from jdiff.lab import gaussian_moments
 from jdiff.prediction import Prediction
 from jdiff.processes import VP, RectifiedFlow
 from jdiff.samplers import (
@@ -64,6 +66,8 @@ STEPS: dict[str, tuple[int, ...]] = {
 # Where it is measured, if not over SMOOTH["vp"].
 SPAN = dict.fromkeys(("lms", "deis_rhoab3", "ipndm_v", "deis_tab3", "deis_logrho3"), "vp_from_noise")
 USUAL = (64, 128, 256)
+# What rounding does to a sample in float32, where it is more than 1e-4: its weights are far greater than their sum.
+ROUNDING = {"unipc5_eps": 1e-3}
 # The same for paths. The local slope of SEEDS-3 in noise prediction is 1.4 at 16 steps, 1.2 at 32 and 1.1 from 64 on.
 PATH_STEPS: dict[str, tuple[int, ...]] = {"seeds_3": (64, 128, 256)}
 USUAL_PATH = (32, 64, 128)
@@ -132,23 +136,49 @@ def through_all(process, target, number):
     return through(target, process, PARAMETERIZATIONS, number)
 
 
+def check_moments(name, run, process_name, parameterization):
+    """run(grid) gives mean and covariance at t_min of a Gaussian target, from the true marginal at t_max."""
+    process, target = PROCESSES[process_name], anisotropic()
+    tolerance = 0.15 if SOLVERS[name].order <= 1 else 0.02
+    got, exact = run(even_grid(process, 65)), marginal(process, process.time_span[0], target)
+    for value, expected in zip(got, exact, strict=True):
+        message = f"{name}, {process_name}, {parameterization}"
+        np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=message)
+
+
+def fitting(name, process_name):
+    """The parameterizations that the solver and the process can go with."""
+    if process_name not in NO_SIGNAL:
+        return list(PARAMETERIZATIONS)
+    return [] if SOLVERS[name].needs_signal else [other for other in PARAMETERIZATIONS if other not in NEED_SIGNAL]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SOLVERS)
+def test_moments(name):
+    """Of three processes, each through one parameterization, in turn; all of them in the next test."""
+    place = list(SOLVERS).index(name)
+    for turn in range(3):
+        process_name = list(PROCESSES)[(place + 4 * turn) % len(PROCESSES)]
+        if not (others := fitting(name, process_name)):
+            continue
+        one = others[(place + turn) % len(others)]
+        said = {one: PARAMETERIZATIONS[one]}
+        exact = lambda process, target, number, said=said: through(target, process, said, 0)
+        run = functools.partial(gaussian_moments(SOLVERS[name], exact, FAST), PROCESSES[process_name], anisotropic())
+        check_moments(name, run, process_name, one)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", SOLVERS)
 def test_moments_through_every_process_and_parameterization(name):
-    """Mean and covariance at t_min of a Gaussian target, from the true marginal at t_max, over 64 steps."""
-    solver, target, run = SOLVERS[name], anisotropic(), moments_at_the_end(SOLVERS[name], through_all)
-    tolerance = 0.15 if solver.order <= 1 else 0.02
-    for number, (process_name, process) in enumerate(PROCESSES.items()):
-        if process_name in NO_SIGNAL and solver.needs_signal:
-            continue
-        grid, exact = even_grid(process, 65), marginal(process, process.time_span[0], target)
-        for other, parameterization in enumerate(PARAMETERIZATIONS):
-            if process_name in NO_SIGNAL and parameterization in NEED_SIGNAL:
-                continue
-            got = run(OneOf(jnp.asarray(number), tuple(PROCESSES.values())), target, grid, jnp.asarray(other))
-            for value, expected in zip(got, exact, strict=True):
-                message = f"{name}, {process_name}, {parameterization}"
-                np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=message)
+    run = moments_at_the_end(SOLVERS[name], through_all)
+    for number, process_name in enumerate(PROCESSES):
+        process = OneOf(jnp.asarray(number), tuple(PROCESSES.values()))
+        for other in fitting(name, process_name):
+            place = jnp.asarray(list(PARAMETERIZATIONS).index(other))
+            check_moments(name, lambda grid, p=process, n=place: run(p, anisotropic(), grid, n), process_name, other)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -181,7 +211,7 @@ def test_new_values_compile_nothing(name):
     assert not np.allclose(among, other)
     alone, alone_path = run(VP(), jax.random.key(3), jnp.array([17]), karras(VP(), 10))
     np.testing.assert_array_equal(alone_path[0, 0], among_path[0, 17])
-    np.testing.assert_allclose(alone[0], among[17], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(alone[0], among[17], rtol=ROUNDING.get(name, 1e-4), atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
