@@ -302,6 +302,25 @@ def test_noise_is_the_same_on_eight_devices():
     np.testing.assert_array_equal(one, eight)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "dpmpp_2m", "sa_solver", "restart"])
+def test_samples_are_the_same_on_eight_devices(name):
+    """The prior's draw to the bit, the samples to rounding."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    target, grid = anisotropic(jnp.float32), karras(VP(), 10)
+
+    def draw(index):
+        keys = rng.per_example(jax.random.key(3), index)
+        return sample(keys, target.denoiser(VP()), VP(), SOLVERS[name], grid, (2,), trajectory=True)
+
+    run = jax.jit(draw, compiler_options=FAST)
+    one, one_path = run(jnp.arange(64))
+    eight, eight_path = run(jax.device_put(jnp.arange(64), sharding))
+    assert len(eight.sharding.device_set) == 8
+    np.testing.assert_array_equal(one_path[0], eight_path[0])
+    np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.usefixtures("x64")
 def test_increments_of_a_brownian_path():
     """Standard normal each, independent where they do not overlap, and adding up where they do."""
