@@ -29,6 +29,7 @@ CHAIN, SCHEDULES = "tests/processes/test_discrete.py", "tests/processes/test_sch
 PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
 LOSSES, BOUND, TIMES = (f"tests/losses/test_{name}.py" for name in ("losses", "bound", "times"))
 GUIDANCE = "tests/test_guidance.py"
+PUBLISHED = "tests/samplers/test_published.py"
 SDE, LANGEVIN, ANALYTIC, ADAPTIVE = (f"tests/samplers/test_{n}.py" for n in ("sde", "langevin", "analytic", "adaptive"))
 # Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
 FIRST = {
@@ -52,7 +53,15 @@ FIRST = {
     "jdiff/guidance.py": (GUIDANCE, [""]),
     "jdiff/samplers/ddim.py": (SOLVERS, ["weak and flow and ddim_half", "of_its_name and ddim_half or ancestral"]),
     "jdiff/samplers/ddpm.py": (SOLVERS, ["weak and flow and ddpm", "of_its_name and ddpm_beta or ancestral"]),
-    "jdiff/samplers/dpmpp_2m.py": (SOLVERS, ["end_points and flow and dpmpp", "order and flow and gaussian and dpmpp"]),
+    "jdiff/samplers/deis.py": (PUBLISHED, ["published and (deis or lms)", "deis or lms"]),
+    "jdiff/samplers/dpmpp.py": (PUBLISHED, ["published and (dpmpp or 2m)", "dpmpp or 2m"]),
+    "jdiff/samplers/ipndm.py": (PUBLISHED, ["published and (ipndm or gradient)", "ipndm or gradient"]),
+    "jdiff/samplers/multistep.py": (PUBLISHED, ["published and (3m or deis or ipndm)", "unipc3 or 3m or deis"]),
+    "jdiff/samplers/pndm.py": (PUBLISHED, ["pndm"]),
+    "jdiff/samplers/runge_kutta.py": (PUBLISHED, ["published and (dpm_solver or res or dpmpp)", "dpm_solver or res"]),
+    "jdiff/samplers/unipc.py": (PUBLISHED, ["published and unipc", "unipc"]),
+    "jdiff/samplers/base.py": (SOLVERS, ["not_finite or bad_arguments", "goes_on and ddim"]),
+    "jdiff/samplers/noise.py": (SOLVERS, ["brownian", "depend_on_the_batch and ddpm"]),
     "jdiff/samplers/euler.py": (SOLVERS, ["tangent", "end_points and flow and euler"]),
     "jdiff/samplers/heun.py": (SOLVERS, ["end_points and flow and heun", "order and flow and gaussian and heun"]),
     "jdiff/samplers/adaptive.py": (ADAPTIVE, ["flow or moments or counted", ""]),

@@ -262,32 +262,43 @@ def gradient_estimation(x, i, e):
     return ddim(x, e[-1] if i == 0 else 2 * e[-1] - e[-2], GRID[i], GRID[i + 1])
 
 
-def unipc(p, variant):
+def deis_logrho3(x, i, e):
+    t, s, nodes = GRID[i], GRID[i + 1], [-lam(time) for time in GRID[max(i - 2, 0) : i + 1]]
+    y = x / alpha(t)
+    for j in range(len(nodes)):
+        weight = quad(lambda at, poly: np.exp(at) * poly(at), -lam(t), -lam(s), args=(cardinal(nodes, j),), epsabs=0)[0]
+        y = y + weight * e[len(e) - len(nodes) + j]
+    return alpha(s) * y
+
+
+def unipc(p, variant, value=x0):
     """Predict, evaluate, correct, with both weights from R rho = b / B; one unknown is 1/2."""
+    (keep, scale), sign = ((sigma, alpha), -1) if value is x0 else ((alpha, sigma), 1)
 
     def update(x, before, i, m, order, new=None):
         """From GRID[i], whose value is m[i], to the next time; `new` is the value there."""
         t, s = GRID[i], GRID[i + 1]
         h = lam(s) - lam(t)
-        b_h = np.expm1(-h) if variant == "bh2" else -h
+        hh = sign * h
+        b_h = np.expm1(hh) if variant == "bh2" else hh
         ratios = [(lam(GRID[i - k]) - lam(t)) / h for k in range(1, order)] + ([1.0] if new is not None else [])
         changes = [m[i - k] - m[i] for k in range(1, order)] + ([new - m[i]] if new is not None else [])
-        rows, right, factorial, rest = [], [], 1, np.expm1(-h) / -h - 1
+        rows, right, factorial, rest = [], [], 1, np.expm1(hh) / hh - 1
         for k in range(1, len(ratios) + 1):
             rows.append(np.array(ratios) ** (k - 1))
             factorial *= k
             right.append(rest * factorial / b_h)
-            rest = rest / -h - 1 / (factorial * (k + 1))
+            rest = rest / hh - 1 / (factorial * (k + 1))
         weights = [0.5] if len(ratios) == 1 else np.linalg.solve(rows, right) if ratios else []
-        x = sigma(s) / sigma(t) * before - alpha(s) * np.expm1(-h) * m[i]
+        x = keep(s) / keep(t) * before - scale(s) * np.expm1(hh) * m[i]
         for weight, change, ratio in zip(weights, changes, ratios, strict=True):
-            x = x - alpha(s) * b_h * weight * change / ratio
+            x = x - scale(s) * b_h * weight * change / ratio
         return x
 
     def run():
         x, before, m, order = START, START, [], 0
         for i, t in enumerate(GRID[:-1]):
-            new = x0(x, t)
+            new = value(x, t)
             if i:
                 x = update(x, before, i - 1, m, order, new)
             m.append(new)
@@ -312,6 +323,7 @@ LOOPS: dict[str, Callable[[], np.ndarray]] = {
     "ipndm_v": lambda: with_history(ipndm_v)(eps),
     "deis_rhoab3": lambda: with_history(lms)(eps),
     "deis_tab3": lambda: with_history(deis_tab3)(eps),
+    "deis_logrho3": lambda: with_history(deis_logrho3)(eps),
     "ipndm": lambda: with_history(ipndm)(eps),
     "pndm": lambda: with_history(pndm)(eps),
     "gradient_estimation": lambda: with_history(gradient_estimation)(eps),
@@ -319,6 +331,8 @@ LOOPS: dict[str, Callable[[], np.ndarray]] = {
     "unipc2": unipc(2, "bh2"),
     "unipc3": unipc(3, "bh2"),
     "unipc4": unipc(4, "bh2"),
+    "unipc3_eps": unipc(3, "bh2", eps),
+    "unipc5_eps": unipc(5, "bh2", eps),
     "unipc1_bh1": unipc(1, "bh1"),
     "unipc2_bh1": unipc(2, "bh1"),
     "unipc3_bh1": unipc(3, "bh1"),
