@@ -5,8 +5,8 @@
 Orders are measured on a ring of eight modes and on an anisotropic Gaussian, VP from t = 1 to 0.05, over grids even in
 log-SNR: of the end point against SciPy's DOP853 for methods without noise; for those with noise the weak order (of the
 moments: exact on the Gaussian, by differences on common Brownian paths on the ring) and the strong one (on common
-paths). Errors by evaluations are those of the ring under EDM, sigma 80 to 0.002, as in `jdiff lab`. Without names, the
-results are written to experiments/results/solver_certificates.{json,md,png}.
+paths). Errors by evaluations are those of the ring under EDM, sigma 80 to 0.002, as in `jdiff lab`. The results are in
+experiments/results/solver_certificates.{json,md,png}; named solvers are measured anew and the others kept.
 """
 
 import json
@@ -64,7 +64,7 @@ def errors(solver: Solver, x: jax.Array, exact: np.ndarray) -> list[dict]:
     for budget in BUDGETS:
         if not (steps := lab.steps_for(solver, budget)):
             continue
-        row = {"nfe": solver.nfe(steps), "steps": steps}
+        row: dict[str, float] = {"nfe": solver.nfe(steps), "steps": steps}
         if budget == BUDGETS[0] and evaluations(solver, steps) != row["nfe"]:
             raise ValueError(
                 f"{solver} makes {evaluations(solver, steps)} evaluations in {steps} steps, not {row['nfe']}"
@@ -84,7 +84,7 @@ def certify(name: str, solver: Solver, x: jax.Array, exact: np.ndarray, tell) ->
     row = {"solver": name, "stochastic": bool(solver.stochastic), "orders": {}}
     for target in TARGETS:
         tell(f"{name}: orders on {target}")
-        found = lab.certificate(name, solver, ORDERS, lab.target(target))
+        found = lab.certificate(name, solver, ORDERS, lab.target(target), rtol=1e-13)
         row["documented"], row["orders"][target] = found["documented"], found["orders"]
     tell(f"{name}: errors")
     return row | {"errors": errors(solver, x, exact)}
@@ -192,33 +192,47 @@ def draw(rows: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def write(suffix: str, text: str) -> None:
+    """Replaces a file of the results, whole."""
+    path = RESULTS / f"solver_certificates{suffix}"
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def kept() -> list[dict]:
+    """The rows that are there, in the order of the solvers."""
+    path = RESULTS / "solver_certificates.json"
+    rows = {row["solver"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    return [rows[name] for name in unique() if name in rows]
+
+
+def keep(row: dict) -> None:
+    """Adds a row, at once: a run that is stopped has lost no more than what it was measuring."""
+    rows = [other for other in kept() if other["solver"] != row["solver"]]
+    write(".json", json.dumps([*rows, row], indent=1) + "\n")
+
+
 def main(words: list[str]) -> None:
     names = [word for word in words if not word.startswith("-")]
     chosen = {name: lab.lookup(SOLVERS, name, "solver") for name in names or unique()}
     x = lab.starts(ERRORS, STARTS)
     exact = lab.exact_end(lab.target("ring8"), ERRORS, x, *reversed(ERRORS.time_span))
-    rows, begin = [], time.monotonic()
+    begin = time.monotonic()
     for number, (name, solver) in enumerate(chosen.items()):
         gone = time.monotonic() - begin
         left = f", {gone / number * (len(chosen) - number) / 60:.0f} min left" if number else ""
         tell = lambda text, number=number, left=left: print(
             f"{number + 1} of {len(chosen)}{left}: {text}", file=sys.stderr, flush=True
         )
-        rows.append(certify(name, solver, x, exact, tell))
+        keep(certify(name, solver, x, exact, tell))
         jax.clear_caches()
-    if "--json" in words:
-        print(json.dumps(rows))
-    else:
-        print(table(rows))
-    missing = [row["solver"] for row in rows if not holds(row)]
-    print(f"orders more than 0.2 from the documented: {', '.join(missing) or 'none'}", file=sys.stderr)
-    if names:
-        return
+    rows = kept()
     draw(rows, RESULTS / "solver_certificates.png")
-    for suffix, text in ((".json", json.dumps(rows, indent=1) + "\n"), (".md", table(rows))):
-        part = RESULTS / f"solver_certificates{suffix}.part"
-        part.write_text(text)
-        os.replace(part, part.with_suffix(""))
+    write(".md", table(rows))
+    print(json.dumps(rows) if "--json" in words else table(rows))
+    away = [row["solver"] for row in rows if not holds(row)]
+    print(f"orders more than 0.2 from the documented: {', '.join(away) or 'none'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from jdiff.processes import Process
 from jdiff.samplers import Solver, log_snr, uniform
 from jdiff.typing import Array
 
-FLOOR = 1e-9  # errors below are those of the reference and of rounding
-
 
 def even_grid(process: Process, n: int) -> Array:
     """n + 1 times in equal steps of log-SNR or, where that is infinite, of t; float64."""
@@ -29,11 +27,11 @@ def even_grid(process: Process, n: int) -> Array:
     return (log_snr if finite else uniform)(process, n + 1, dtype=jnp.float64)
 
 
-def _fit(steps: Sequence[int], errors: Sequence[float], last: int = 4) -> dict[str, Any]:
-    """The order from the finest grids, as many as `last`, whose errors are not at the floor."""
-    usable = [(n, error) for n, error in zip(steps, errors, strict=True) if error > FLOOR][-last:]
+def _fit(steps: Sequence[int], errors: Sequence[float], floor: float = 0.0, last: int = 4) -> dict[str, Any]:
+    """The order from the finest grids, as many as `last`, whose errors are above the floor."""
+    usable = [(n, error) for n, error in zip(steps, errors, strict=True) if error > floor][-last:]
     if len(usable) < 3:
-        raise ValueError(f"an order needs three errors above {FLOOR}, got {errors} at {list(steps)} steps")
+        raise ValueError(f"an order needs three errors above {floor}, got {errors} at {list(steps)} steps")
     order = measured_order([n for n, _ in usable], [error for _, error in usable])
     return order._asdict() | {"steps": [n for n, _ in usable], "errors": [error for _, error in usable]}
 
@@ -44,19 +42,21 @@ def certificate(
     process: Process,
     target: Distribution,
     tell: Callable[[str], None] = lambda text: None,
+    rtol: float = 1e-11,
 ) -> dict[str, Any]:
     """Documented and measured orders by kind: "end" for a method without noise, else "weak" and, if it has one,
     "strong". A weak order is exact for a Gaussian target. For another it is that of differences of sampled moments, and
-    left out where these are not known to a tenth, or where the noise belongs to no path."""
+    left out where these are not known to a tenth, or where the noise belongs to no path. `rtol` is that of `exact_end`;
+    errors of the end point below a hundred times that are left out."""
     grid = lambda n: even_grid(process, n)
     orders: dict[str, Any] = {}
     if not solver.stochastic:
         tell(f"{name}: end point")
-        steps, (t_min, t_max) = (64, 128, 256, 512, 1024), process.time_span
+        steps, (t_min, t_max) = (32, 64, 128, 256, 512, 1024), process.time_span
         x = starts(process, 64)
-        exact = exact_end(target, process, x, t_max, t_min)
+        exact = exact_end(target, process, x, t_max, t_min, rtol)
         errors = end_errors(solver, process, target, [grid(n) for n in steps], x, exact)
-        return {"solver": name, "documented": {"end": solver.order}, "orders": {"end": _fit(steps, errors)}}
+        return {"solver": name, "documented": {"end": solver.order}, "orders": {"end": _fit(steps, errors, 100 * rtol)}}
     tell(f"{name}: moments")
     if solver.order == 0:
         pass  # a bias that stays has no order
