@@ -47,9 +47,8 @@ class PNDM(Solver):
         t, s = grid[:-1], grid[1:]
         middle = (t + s) / 2
         half = jax.vmap(lambda t, middle: whole(process, jnp.stack([t, middle]), "eps")[0])(t, middle)
-        # From zero SNR, where eps alone does not say where to go, the first step is DDIM's.
-        full = jnp.where(jnp.isfinite(process.log_snr(t)), whole(process, grid, "eps"), 0)
-        return Row(jnp.arange(t.shape[0]) < WARM_UP, t, middle, s, half, full)
+        # From zero SNR, where eps alone does not say where to go, both are zero: the first step is DDIM's.
+        return Row(jnp.arange(t.shape[0]) < WARM_UP, t, middle, s, half, whole(process, grid, "eps"))
 
     def init(self, x: Array) -> Array:
         return jnp.zeros((3, *x.shape), x.dtype)

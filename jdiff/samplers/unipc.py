@@ -63,7 +63,7 @@ class UniPC(Multistep):
     def _single(self, process: Process, grid: Array) -> Array:
         """The weight of a single difference [n - 1]: that of the whole step, with B(h) for its exponential, halved."""
         if self.variant == "bh2":
-            return jnp.where(steps(process, grid)[1], whole(process, grid, self.space), 0) / 2
+            return whole(process, grid, self.space) / 2
         scale = process.alpha(grid[1:]) if self.space == "x0" else -process.sigma(grid[1:])
         return scale * steps(process, grid)[0] / 2
 
