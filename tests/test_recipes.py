@@ -12,7 +12,9 @@ from jdiff.train.loop import assemble
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-RECIPES = sorted((ROOT / "experiments").glob("*.py"))
+# A study is a script beside the recipes: it runs by itself and defines no experiment.
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+RECIPES = [path for path in FILES if "\nexperiment = " in path.read_text()]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -24,6 +26,11 @@ def test_recipes_are_as_recorded(recipe):
 def test_recipes_say_how_to_run_them_and_fit_together(recipe):
     assert f"jdiff train experiments/{recipe.name}" in recipe.read_text()
     assert assemble(load_recipe(recipe), 3).abstract.params
+
+
+def test_what_is_no_recipe_is_a_study():
+    studies = [path for path in FILES if path not in RECIPES]
+    assert all(f"python experiments/{path.name}" in path.read_text() for path in studies)
 
 
 def test_golden_files_belong_to_recipes():
