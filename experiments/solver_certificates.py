@@ -184,7 +184,7 @@ def draw(rows: list[dict], path: Path) -> None:
                     )
     right.set_yticks(range(len(names)), names, fontsize=6.5)
     right.set_ylim(len(names) - 0.3, -0.7)
-    right.set(xlabel="measured order, 95 % interval; grey: documented ± 0.2", xlim=(-0.3, 4.6))
+    right.set(xlabel="measured order, 95 % interval; grey: documented ± 0.2", xlim=(-0.3, 6))
     right.set_title("Orders")
     right.grid(axis="x", alpha=0.25)
     right.legend(fontsize=8, loc="lower right")
