@@ -16,16 +16,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
 
-jax.config.update("jax_enable_x64", True)
-
-import jax.numpy as jnp  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
-from jdiff import lab  # noqa: E402
-from jdiff.processes import EDM, VP  # noqa: E402
-from jdiff.samplers import SOLVERS, Solver, integrate, log_snr  # noqa: E402
+from jdiff import lab
+from jdiff.processes import EDM, VP
+from jdiff.samplers import SOLVERS, Solver, integrate, log_snr
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("gaussian", "ring8")
@@ -236,4 +233,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with jax.enable_x64(True):
+        main(sys.argv[1:])

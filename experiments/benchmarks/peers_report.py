@@ -220,8 +220,19 @@ def picture(figures: dict, path: Path) -> None:
     plt.close(figure)
 
 
+def _best(rows: list[dict]) -> list[dict]:
+    """The rows that are the best of their method and budget over the grids, on one of the targets."""
+    least: dict[tuple, float] = {}
+    keys = lambda row: [(row["method"], row["nfe"], target) for target in row["error"]]
+    for row in rows:
+        for key in keys(row):
+            least[key] = min(least.get(key, float("inf")), row["error"][key[2]])
+    return [row for row in rows if any(row["error"][key[2]] <= least[key] for key in keys(row))]
+
+
 def _short(figures: dict) -> str:
-    """JSON with a row a line, and four digits of an error."""
+    """JSON with a row a line, four digits of an error, and of the standard grids what is shown: the best."""
+    figures = figures | {side: _best(figures[side]) for side in ("peers", "jdiff")}
     rounded = json.loads(json.dumps(figures), parse_float=lambda text: float(f"{float(text):.4g}"))
     sides = []
     for name, value in rounded.items():

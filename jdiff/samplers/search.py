@@ -30,7 +30,7 @@ from jdiff.typing import Array, Denoiser, Key
 class Tabulated(Multistep):
     """A multistep method whose weights are given, for the one grid that they were searched with."""
 
-    space: Literal["x0", "eps"] = dataclasses.field(metadata={"static": True})  # type: ignore[misc]
+    space: Literal["x0", "eps"] = dataclasses.field(metadata={"static": True})
     """Which prediction the weights combine."""
     mix: Array
     """Factors [m, k - 1] of the differences of earlier values from the newest."""
