@@ -22,23 +22,14 @@ import numpy as np
 
 from jdiff import lab
 from jdiff.processes import EDM, VP
-from jdiff.samplers import SOLVERS, Solver, integrate, log_snr
+from jdiff.samplers import OTHER_NAMES, SOLVERS, Solver, integrate, log_snr
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("gaussian", "ring8")
 BUDGETS = (5, 10, 20, 40, 80)
 ORDERS, ERRORS = VP(t_min=0.05), EDM()
 STARTS = 2048
-
-
-def unique() -> list[str]:
-    """The names of the solvers without those that are another name of an earlier one."""
-    return [name for name, solver in SOLVERS.items() if name == next(n for n, s in SOLVERS.items() if s == solver)]
-
-
-def other_names() -> list[str]:
-    first = {name: next(n for n, s in SOLVERS.items() if s == solver) for name, solver in SOLVERS.items()}
-    return [f"{name} is {of}" for name, of in first.items() if name != of]
+DISTINCT = [name for name in SOLVERS if name not in OTHER_NAMES]
 
 
 def evaluations(solver: Solver, steps: int) -> int:
@@ -136,8 +127,9 @@ def table(rows: list[dict]) -> str:
             cells = [by_budget.get(n, "") for n in BUDGETS]
             lines.append(f"| {row['solver']} | {' | '.join(cells)} | {row['errors'][-1]['float32']:.2e} |")
     lines += ["", "In brackets: the evaluations that were made, where a step does not divide the budget."]
+    others = ", ".join(f"{name} is {of}" for name, of in OTHER_NAMES.items())
     lines += ["A weak order on the ring is missing where 16,384 paths do not resolve it to a tenth, or where a method"]
-    lines += ["draws noise that belongs to no path. Other names: " + ", ".join(other_names()) + "."]
+    lines += [f"draws noise that belongs to no path. Other names: {others}."]
     return "\n".join(lines) + "\n"
 
 
@@ -201,7 +193,7 @@ def kept() -> list[dict]:
     """The rows that are there, in the order of the solvers."""
     path = RESULTS / "solver_certificates.json"
     rows = {row["solver"]: row for row in json.loads(path.read_text())} if path.exists() else {}
-    return [rows[name] for name in unique() if name in rows]
+    return [rows[name] for name in DISTINCT if name in rows]
 
 
 def keep(row: dict) -> None:
@@ -212,7 +204,7 @@ def keep(row: dict) -> None:
 
 def main(words: list[str]) -> None:
     names = [word for word in words if not word.startswith("-")]
-    chosen = {name: lab.lookup(SOLVERS, name, "solver") for name in names or unique()}
+    chosen = {name: lab.lookup(SOLVERS, name, "solver") for name in names or DISTINCT}
     x = lab.starts(ERRORS, STARTS)
     exact = lab.exact_end(lab.target("ring8"), ERRORS, x, *reversed(ERRORS.time_span))
     begin = time.monotonic()

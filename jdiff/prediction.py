@@ -24,10 +24,11 @@ import jax.numpy as jnp
 
 from jdiff.processes import Process, match
 from jdiff.processes.base import require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Cond, Predictor, Time
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """The predicted data and noise, each [B, ...], consistent with the x_t they were made from."""

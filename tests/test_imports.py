@@ -8,19 +8,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MATHS = ["typing", "rng", "processes", "prediction", "losses", "guidance", "samplers", "likelihood", "oracles"]
+MATHS = [
+    "typing",
+    "rng",
+    "pytree",
+    "processes",
+    "prediction",
+    "losses",
+    "guidance",
+    "samplers",
+    "likelihood",
+    "oracles",
+]
 _MATHS = set(MATHS)
 # Room: the rooms that it may import. A file of its own right inside a room is a room of its own name.
 MAY = {
     "typing": set(),
     "rng": {"typing"},
-    "processes": {"typing", "rng"},
-    "prediction": {"typing", "processes"},
+    "pytree": set(),
+    "processes": {"typing", "rng", "pytree"},
+    "prediction": {"typing", "pytree", "processes"},
     "losses": {"typing", "rng", "processes", "prediction"},
     "guidance": {"typing", "processes", "prediction"},
-    "samplers": {"typing", "rng", "processes", "prediction"},
-    "likelihood": {"typing", "rng", "processes", "prediction"},
-    "oracles": {"typing", "processes", "prediction"},
+    "samplers": {"typing", "rng", "pytree", "processes", "prediction"},
+    "likelihood": {"typing", "rng", "pytree", "processes", "prediction"},
+    "oracles": {"typing", "pytree", "processes", "prediction"},
     "lab": {"typing", "rng", "processes", "prediction", "samplers", "oracles"},
     "models": {"typing"},
     "data": {"typing", "rng"},

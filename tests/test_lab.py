@@ -11,8 +11,6 @@ from jdiff.processes import EDM, VP
 from jdiff.samplers import DDIM, DDPM, Heun, log_snr
 
 pytestmark = pytest.mark.usefixtures("x64")
-# Compiling is what takes time.
-FAST = {"xla_backend_optimization_level": 0}
 
 
 def test_orders_are_slopes_with_the_interval_of_the_regression():
@@ -36,7 +34,7 @@ def test_gaussian_moments_of_one_ancestral_step():
     """By hand for data N(0, v I): x_s = a x_t + sd z, with a from regression of x0 on x_t in the posterior's mean."""
     process, v, t, s = EDM(), 0.49, 2.0, 0.7
     target = oracles.gaussian(jnp.zeros(2), v * jnp.eye(2))
-    mean, covariance = lab.gaussian_moments(DDPM(), options=FAST)(process, target, jnp.array([t, s]))
+    mean, covariance = lab.gaussian_moments(DDPM())(process, target, jnp.array([t, s]))
     gain = v / (v + t**2)  # E[x0 | x_t] = gain x_t
     a = (s / t) ** 2 + (1 - (s / t) ** 2) * gain
     expected = a**2 * (v + t**2) + s**2 * (1 - (s / t) ** 2)
@@ -49,7 +47,7 @@ def test_sampled_moments_agree_with_the_exact_ones():
     grid = log_snr(process, 9, jnp.float64)
     x = lab.starts(process, 20000)
     sampled, floor = lab.sampled_moment_error(DDPM(), process, target, grid, x)
-    moments = lab.gaussian_moments(DDPM(), options=FAST)(process, target, grid)
+    moments = lab.gaussian_moments(DDPM())(process, target, grid)
     exact = lab.moment_error(moments, process, target, float(grid[-1]))
     assert exact > 10 * floor
     assert sampled == pytest.approx(exact, abs=4 * 0.7 * np.sqrt(6 / 20000))
@@ -59,9 +57,9 @@ def test_path_and_moment_errors_fall_with_their_orders():
     """Of ancestral sampling on the ring, both first order; the standard error says how well the change is known."""
     process, target = VP(t_min=0.05), lab.target("ring8")
     grid = lambda n: lab.even_grid(process, n)
-    strong = lab.path_errors(DDPM(), process, target, grid, (32, 64, 128), paths=128, options=FAST)
+    strong = lab.path_errors(DDPM(), process, target, grid, (32, 64, 128), paths=128)
     assert lab.measured_order((32, 64, 128), strong).order == pytest.approx(1, abs=0.25)
-    weak = lab.moment_errors(DDPM(), process, target, grid, (8, 16), paths=512, repeats=4, options=FAST)
+    weak = lab.moment_errors(DDPM(), process, target, grid, (8, 16), paths=512, resolution=0.1)
     assert all(0 < error < change / 8 for change, error in weak)
     assert np.log2(weak[0][0] / weak[1][0]) == pytest.approx(1, abs=0.4)
 

@@ -18,12 +18,6 @@ from tests.table import PROCESSES, TIMES
 pytestmark = pytest.mark.usefixtures("x64")
 CASES = [(name, t) for name, times in TIMES.items() for t in times]
 NO_SIGNAL = {"flow", "shifted_flow", "zero_snr"}  # in the end, nothing is left of the data
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def fast(function):
-    """Compiled in little time: what these programs compute is small."""
-    return jax.jit(function, compiler_options=FAST)
 
 
 def preserving(log_snr):
@@ -97,7 +91,7 @@ def test_log_snr_and_its_inverse(name, t):
 def test_drift_and_diffusion_carry_the_marginal(name):
     """dm/dt = f m and dV/dt = 2 f V + g^2 take the mean and variance of one time to those of another."""
     process, times = PROCESSES[name], TIMES[name]
-    rates = fast(lambda t: (process.drift(jnp.full((), 3.0), t) / 3, process.diffusion(t)))
+    rates = jax.jit(lambda t: (process.drift(jnp.full((), 3.0), t) / 3, process.diffusion(t)))
 
     def moments(t, state):
         f, g = map(float, rates(t))
@@ -126,7 +120,7 @@ def test_the_simulated_sde_has_the_marginal(name):
     ends = process.log_snr(jnp.array([start, end]))
     times = process.time(jnp.linspace(ends[0], ends[1], 501)).at[0].set(start).at[-1].set(end)
     keys = rng.per_example(jax.random.key(3), jnp.arange(64))
-    draws = np.asarray(fast(process.simulate)(keys, x, times)).reshape(-1, 2)
+    draws = np.asarray(jax.jit(process.simulate)(keys, x, times)).reshape(-1, 2)
     alpha, sigma = defining(name, end)
     variance = alpha**2 * std**2 + sigma**2
     # Four standard errors, 9% of the variance; the steps' own bias is 1% of it: half a step in log-SNR, of 10 / 500.
@@ -137,7 +131,7 @@ def test_the_simulated_sde_has_the_marginal(name):
 def test_a_simulated_row_depends_on_its_key_alone():
     keys, x = rng.per_example(jax.random.key(0), jnp.arange(3)), jnp.ones((3, 2))
     times = jnp.linspace(0.1, 0.5, 4)
-    simulate = fast(VP().simulate)
+    simulate = jax.jit(VP().simulate)
     rows = simulate(keys, x, times)
     np.testing.assert_allclose(simulate(keys[1:2], x[1:2], times), rows[1:2], rtol=1e-12)
     assert len(np.unique(rows)) == 6
@@ -204,7 +198,7 @@ def test_float32_is_stable_near_both_ends(name):
     t = np.concatenate([np.geomspace(low, 0.99 * high, 100), high - np.geomspace(1e-2 * high, 1e-5, 20)])
     t = np.float32(t).astype(float)
 
-    @fast
+    @jax.jit
     def values(process, t):
         rate = jax.jvp(process.log_snr, (t,), (jnp.ones_like(t),))[1]
         return process.alpha(t), process.sigma(t), process.log_snr(t), process.time(process.log_snr(t)), rate
@@ -235,7 +229,7 @@ def test_slopes_are_finite_where_a_sampler_starts_and_ends(name):
     times = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-6, high, 300)]).at[-1].set(high)
     slopes = lambda t: (process.alpha_slope(t), process.sigma_slope(t))
     all_of = lambda t: (process.alpha(t), process.sigma(t), process.log_snr(t))
-    behind, found, near = map(np.asarray, (fast(all_of)(ends)[:2], fast(slopes)(high), fast(slopes)(low)))
+    behind, found, near = map(np.asarray, (jax.jit(all_of)(ends)[:2], jax.jit(slopes)(high), jax.jit(slopes)(low)))
     np.testing.assert_allclose(found, behind @ [1.5, -2, 0.5] / step, rtol=1e-5, atol=1e-6)
     assert np.isfinite(near).all()
     alpha, sigma, log_snr = all_of(times)
@@ -271,7 +265,7 @@ def test_values_are_traced():
     """A process is a pytree: other values of its fields compile nothing, and gradients reach them."""
     traces = []
 
-    @fast
+    @jax.jit
     def sigma(process, t):
         traces.append(1)
         return process.sigma(t)
@@ -281,6 +275,6 @@ def test_values_are_traced():
     shifted = lambda shift: Shifted(process=ZeroTerminalSNR(process=VP()), log_snr_shift=shift)
     assert sigma(shifted(1.0), 0.5) < sigma(shifted(-1.0), 0.5)
     assert len(traces) == 2
-    gradient = fast(jax.grad(lambda process: process.sigma(0.5)))
+    gradient = jax.jit(jax.grad(lambda process: process.sigma(0.5)))
     assert gradient(VP()).beta_max > 0
     assert gradient(shifted(1.0)).process.process.beta_max > 0

@@ -9,7 +9,6 @@
 Brownian paths are those of `samplers.noise`: increments in the clock of the signal-to-noise ratio.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -48,14 +47,11 @@ def keys_of(n: int) -> Array:
     return rng.per_example(jax.random.key(0), jnp.arange(n))
 
 
-def runner(
-    solver: Solver, options: dict[str, bool | int] | None = None
-) -> Callable[[Process, Distribution, Array, Array], Array]:
+def runner(solver: Solver) -> Callable[[Process, Distribution, Array, Array], Array]:
     """(process, target, x, grid) -> x at the grid's end, compiled once for a length of grid and a kind of target."""
-    run = lambda process, target, x, grid: integrate(
-        keys_of(len(x)), x, target.denoiser(process), process, solver, grid
+    return jax.jit(
+        lambda process, target, x, grid: integrate(keys_of(len(x)), x, target.denoiser(process), process, solver, grid)
     )
-    return jax.jit(run, compiler_options=options)
 
 
 def _in_dtype(grid: Array, target: Distribution, x: Array) -> tuple[Distribution, Array]:
@@ -112,7 +108,7 @@ def handed_in(between: Array, fresh: Array) -> Source:
 
 
 def gaussian_moments(
-    solver: Solver, denoiser: Callable[..., Denoiser] = exact_denoiser, options: dict[str, bool | int] | None = None
+    solver: Solver, denoiser: Callable[..., Denoiser] = exact_denoiser
 ) -> Callable[..., tuple[Array, Array]]:
     """(process, Gaussian target, grid, number=0) -> mean [2] and covariance [2, 2] at the grid's end, exactly, from
     the true marginal at grid[0]. Compiled once for a length of grid."""
@@ -140,7 +136,7 @@ def gaussian_moments(
         slopes = every[1:] - every[0]
         return every[0], slopes.T @ slopes
 
-    return jax.jit(run, compiler_options=options)
+    return jax.jit(run)
 
 
 def moment_error(moments: tuple[Array, Array], process: Process, target: Distribution, t: float) -> float:
@@ -152,23 +148,22 @@ def _refuse(part: int = 0) -> Array:
     raise ValueError("a method of a strong order takes its noise from the path alone")
 
 
-def _on_paths(process: Process, target: Distribution, solver: Solver, fine: Array, options) -> Callable[..., Array]:
-    """(x, drawn, grid) -> the end, on Brownian paths [n] whose values at the times of `fine` come from the standard
+@jax.jit
+def _ends_on_paths(
+    solver: Solver, process: Process, target: Distribution, fine: Array, drawn: Array, x: Array, grid: Array
+) -> Array:
+    """The end from x [n, 2], on Brownian paths [n] whose values at the times of `fine` [m + 1] come from the standard
     normal increments `drawn` [m, n, 2]. The grid's times, and the solver's inner ones, must be among them."""
     clock = process.log_snr(fine)
+    steps = drawn * jnp.sqrt(jnp.diff(jnp.exp(clock)))[:, None, None]
+    path = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps, axis=0)])
 
-    def run(x: Array, drawn: Array, grid: Array) -> Array:
-        steps = drawn * jnp.sqrt(jnp.diff(jnp.exp(clock)))[:, None, None]
-        path = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps, axis=0)])
+    def between(t: Array, s: Array, part: int = 0) -> Array:
+        begin, end = (jnp.argmin(jnp.abs(clock - process.log_snr(time))) for time in (t, s))
+        return (path[end] - path[begin]) / jnp.sqrt(jnp.exp(clock[end]) - jnp.exp(clock[begin]))
 
-        def between(t: Array, s: Array, part: int = 0) -> Array:
-            begin, end = (jnp.argmin(jnp.abs(clock - process.log_snr(time))) for time in (t, s))
-            return (path[end] - path[begin]) / jnp.sqrt(jnp.exp(clock[end]) - jnp.exp(clock[begin]))
-
-        source: Source = lambda keys, process, like: lambda number: Noise(between=between, fresh=_refuse)
-        return integrate(keys_of(len(x)), x, target.denoiser(process), process, solver, grid, noise=source)
-
-    return jax.jit(run, compiler_options=options)
+    source: Source = lambda keys, process, like: lambda number: Noise(between=between, fresh=_refuse)
+    return integrate(keys_of(len(x)), x, target.denoiser(process), process, solver, grid, noise=source)
 
 
 def _marginal_draws(key: Array, process: Process, target: Distribution, t: Array, n: int) -> Array:
@@ -189,7 +184,6 @@ def path_errors(
     steps: Sequence[int],
     *,
     paths: int = 256,
-    options: dict[str, bool | int] | None = None,
 ) -> list[float]:
     """Strong error over grid(n) for each n of `steps`: mean distance from the solver itself on a grid eight times finer
     than the finest, on the same paths. Each n must divide the greatest, and grid be even in log-SNR."""
@@ -197,10 +191,9 @@ def path_errors(
     fine = grid(INNER * finest)
     x = _marginal_draws(jax.random.key(1), process, target, fine[0], paths)
     drawn = jax.random.normal(jax.random.key(2), (len(fine) - 1, paths, 2), x.dtype)
-    run = _on_paths(process, target, solver, fine, options)
-    reference = run(x, drawn, grid(finest))
-    distance = lambda n: jnp.linalg.norm(run(x, drawn, grid(n)) - reference, axis=1)
-    return [float(distance(n).mean()) for n in steps]
+    run = lambda n: _ends_on_paths(solver, process, target, fine, drawn, x, grid(n))
+    reference = run(finest)
+    return [float(jnp.linalg.norm(run(n) - reference, axis=1).mean()) for n in steps]
 
 
 def moment_errors(
@@ -211,29 +204,33 @@ def moment_errors(
     steps: Sequence[int],
     *,
     paths: int = 2048,
-    repeats: int = 8,
-    options: dict[str, bool | int] | None = None,
+    resolution: float = 0.05,
+    most: int = 512,
 ) -> list[tuple[float, float]]:
     """What halving the steps of grid(n) changes in the mean, the second moments and E |x|^4, for each n of `steps`:
-    the norm of the change and its standard error, over `repeats` times `paths` paths. It falls as the weak error does.
-    Steps must double, and grid be even in log-SNR."""
+    the norm of the change and its standard error. It falls as the weak error does. Steps must double, and grid be even
+    in log-SNR.
+
+    Batches of as many `paths` are drawn until each standard error is below `resolution` of its change, `most` batches
+    at the most."""
     fine = grid(INNER * 2 * max(steps))
-    run = _on_paths(process, target, solver, fine, options)
     square = lambda x: jnp.sum(x**2, axis=1, keepdims=True)
     moments = lambda x: jnp.concatenate([x, x**2, x[:, :1] * x[:, 1:], square(x) ** 2], axis=1)
-    changes = []
-    for repeat in range(repeats):
-        start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), repeat))
+    total = squares = np.zeros((len(steps), 6))
+    for batch in range(1, most + 1):
+        start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), batch))
         x = _marginal_draws(start_key, process, target, fine[0], paths)
         drawn = jax.random.normal(path_key, (len(fine) - 1, paths, 2), x.dtype)
-        values = [moments(run(x, drawn, grid(n))) for n in [*steps, 2 * max(steps)]]
-        changes.append([np.asarray(coarse - finer) for coarse, finer in itertools.pairwise(values)])
-    found = []
-    for change in (np.concatenate(parts) for parts in zip(*changes, strict=True)):
-        mean, error = change.mean(axis=0), change.std(axis=0) / np.sqrt(len(change))
-        norm = np.linalg.norm(mean)
-        found.append((float(norm), float(np.linalg.norm(mean * error) / norm)))
-    return found
+        ends = [_ends_on_paths(solver, process, target, fine, drawn, x, grid(n)) for n in [*steps, 2 * max(steps)]]
+        changes = -np.diff(np.stack([moments(end) for end in ends]), axis=0)
+        total, squares = total + changes.sum(axis=1), squares + (changes**2).sum(axis=1)
+        mean = total / (batch * paths)
+        variance = (squares / (batch * paths) - mean**2) / (batch * paths)
+        norm = np.linalg.norm(mean, axis=1)
+        error = np.linalg.norm(mean * np.sqrt(variance), axis=1) / norm
+        if (error < resolution * norm).all():
+            break
+    return list(zip(norm.tolist(), error.tolist(), strict=True))
 
 
 def sampled_moment_error(

@@ -24,11 +24,12 @@ import jax.numpy as jnp
 from jdiff import rng
 from jdiff.processes import Process
 from jdiff.processes.base import require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Denoiser, Key, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adaptive:
     """Steps of Tsitouras' 5(4) method from `start` to `end`, as long as the tolerances allow.

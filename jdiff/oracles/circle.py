@@ -18,6 +18,7 @@ from jdiff.oracles.base import Distribution, predict_around, variance_around
 from jdiff.prediction import Prediction
 from jdiff.processes import Process, match
 from jdiff.processes.base import is_plain, require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Key, Time
 
 
@@ -30,7 +31,7 @@ def _mean_resultant(k: Array) -> Array:
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniformRing(Distribution):
     """Uniform on a circle about the origin of the plane, with isotropic noise."""

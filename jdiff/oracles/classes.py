@@ -18,11 +18,12 @@ import numpy as np
 from jdiff.oracles.mixture import Mixture
 from jdiff.prediction import Prediction
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Cond, Predictor, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Classes:
     """A mixture and the class of each of its components, made by `classes`; `num_classes` itself is "no label"."""

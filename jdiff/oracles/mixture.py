@@ -16,11 +16,12 @@ from jdiff.oracles.base import Distribution
 from jdiff.prediction import Prediction
 from jdiff.processes import Process
 from jdiff.processes.base import require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Key, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Mixture(Distribution):
     """A Gaussian mixture in D dimensions, made by `mixture` or `gaussian`: log weights [K], means [K, D], and the

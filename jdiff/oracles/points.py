@@ -14,11 +14,12 @@ from jdiff.oracles.base import Distribution, predict_around, variance_around
 from jdiff.prediction import Prediction
 from jdiff.processes import Process
 from jdiff.processes.base import require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Key, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Points(Distribution):
     """Equally likely points [N, D] with isotropic noise of standard deviation std [], made by `points`.

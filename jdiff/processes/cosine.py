@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.processes.base import Process, is_plain, require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(Process):
     """Variance-preserving process with a cosine for alpha, which reaches zero at t = 1."""

@@ -10,12 +10,12 @@ in t, so that a network trained on whole timesteps is told a fraction of one at 
 import dataclasses
 from typing import final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jdiff.processes.base import Process, require
 from jdiff.processes.inner import InnerLogSNR
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
@@ -36,7 +36,7 @@ def cosine_betas(steps: int = 1000, offset: float = 0.008, greatest: float = 0.9
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Chain(InnerLogSNR):
     """The chain in continuous time, t in (0, 1], exact at its own times. Made by `from_betas`, `from_alphas_cumprod`.

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.processes.base import Process, is_plain, require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RectifiedFlow(Process):
     """Straight lines from data to noise; nothing of the data is left at t = 1."""

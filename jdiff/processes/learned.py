@@ -18,11 +18,12 @@ import jax.numpy as jnp
 
 from jdiff.processes.base import require, slope
 from jdiff.processes.inner import InnerLogSNR
+from jdiff.pytree import pytree
 from jdiff.typing import Array
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LearnedGamma(InnerLogSNR):
     """Variance-preserving process with a learned schedule. Its leaves are the learned parameters, and only they.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jdiff.processes.base import Process, is_plain, require
 from jdiff.processes.flow import RectifiedFlow
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
@@ -43,7 +44,7 @@ def _(primals, tangents):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shifted(Process):
     """Another process, run through at other times: the same path from data to noise, with more or less of it noisy.

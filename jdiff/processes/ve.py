@@ -7,10 +7,10 @@ choice of grid and of training times; Karras et al. 2022 (EDM, arXiv:2206.00364)
 import dataclasses
 from typing import final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes.base import Process, is_plain, require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
@@ -46,7 +46,7 @@ class _VarianceExploding(Process):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VE(_VarianceExploding):
     """Variance-exploding SDE over the noise levels of NCSN++."""
@@ -58,7 +58,7 @@ class VE(_VarianceExploding):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EDM(_VarianceExploding):
     """The process of EDM, over its noise levels."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.processes.base import Process, is_plain, require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
@@ -49,7 +50,7 @@ class _LinearBeta(Process):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VP(_LinearBeta):
     """Variance-preserving SDE with linear beta."""
@@ -73,7 +74,7 @@ class VP(_LinearBeta):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubVP(_LinearBeta):
     """Sub-VP SDE with linear beta: the drift of VP and less noise at every time."""

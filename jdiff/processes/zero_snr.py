@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.processes.base import Process, is_plain, require
+from jdiff.pytree import pytree
 from jdiff.typing import Array, Time
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ZeroTerminalSNR(Process):
     """A variance-preserving process, or a chain, of which nothing is left at its end; its networks' labels are kept."""

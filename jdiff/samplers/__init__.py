@@ -53,10 +53,7 @@ SOLVERS: dict[str, Solver] = {
     "dpm_solver_2": DPMSolver(order=2),
     "dpm_solver_3": DPMSolver(order=3),
     "dpm_solver_2m": DPMSolver2M(),
-    "dpm_2": DPMSolver(order=2),  # one method by two names, as are the next three
     "lms": DEIS(variable="rho"),
-    "deis_rhoab3": DEIS(variable="rho"),
-    "ipndm_v": DEIS(variable="rho"),
     "deis_tab3": DEIS(variable="t"),
     "deis_logrho3": DEIS(variable="log_rho", order=3),
     "ipndm": IPNDM(),
@@ -91,6 +88,8 @@ SOLVERS: dict[str, Solver] = {
     "er_sde_3": ERSDE(),
     "sa_solver": SASolver(),
 }
+OTHER_NAMES = {"dpm_2": "dpm_solver_2", "deis_rhoab3": "lms", "ipndm_v": "lms"}  # of the same methods
+SOLVERS |= {name: SOLVERS[of] for name, of in OTHER_NAMES.items()}
 
 __all__ = ["DDIM", "DDPM", "GRIDS", "SOLVERS", "DPMpp2M", "DPMpp3M", "Euler", "Heun", "Noise", "Solver", "Times"]
 __all__ += ["brownian", "checked", "evaluate", "independent", "integrate", "karras", "log_snr", "sample", "uniform"]
@@ -108,5 +107,5 @@ __all__ += [
 __all__ += ["step_costs", "trailing"]
 __all__ += ["ERSDE", "SEEDS", "Ancestral2", "AnnealedLangevin", "DPMpp2MSDE", "DPMpp3MSDE", "EDMStochastic"]
 __all__ += ["EulerMaruyama", "Interval", "PredictorCorrector", "Restart", "ReverseDiffusion", "SASolver"]
-__all__ += ["DEIS", "IPNDM", "PNDM", "RES", "DPMSolver", "DPMSolver2M", "GradientEstimation", "UniPC"]
+__all__ += ["DEIS", "IPNDM", "OTHER_NAMES", "PNDM", "RES", "DPMSolver", "DPMSolver2M", "GradientEstimation", "UniPC"]
 __all__ += ["NoiseEnergy", "Solved", "integrate_adaptive", "noise_energy", "sample_adaptive"]

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 
 from jdiff import rng
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import evaluate
 from jdiff.typing import Array, Denoiser, Key
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseEnergy:
     """E|eps(x_t)|^2 / d at some times: sigma_t^2 Gamma(t)."""

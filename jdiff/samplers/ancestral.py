@@ -10,16 +10,16 @@ way down (`sample_dpm_2_ancestral`), DPM-Solver++ 2S its x0 (`sample_dpmpp_2s_an
 import dataclasses
 from typing import Any, Literal, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.typing import Array, Denoiser
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral2(Solver):
     """Weak order 2, two evaluations a step. In "eps", a step from zero SNR is of first order."""

@@ -13,11 +13,11 @@ keep the true marginals but for the error of Heun's method.
 import dataclasses
 from typing import Any, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
 from jdiff.processes.base import require
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, evaluate
 from jdiff.samplers.multistep import half_log_snr
 from jdiff.typing import Array, Denoiser
@@ -63,7 +63,7 @@ def _rise(process: Process, t: Array, up: Array, s: Array, loud: float | Array =
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EDMStochastic(Churned):
     """Weak order 2 for noise = 1, two evaluations a step."""
@@ -104,7 +104,7 @@ class Interval(NamedTuple):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restart(Churned):
     """Weak order 2, two evaluations a step of the grid and of the restarts."""

@@ -8,17 +8,17 @@ ancestral sampling with the posterior's variance.
 import dataclasses
 from typing import Any, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
 from jdiff.processes.base import is_plain, require
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.typing import Array, Denoiser
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM(Solver):
     """Order 1 (weak and strong for eta > 0), one evaluation a step."""

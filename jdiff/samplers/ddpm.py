@@ -8,11 +8,11 @@ them is said by the network for each value (arXiv:2102.09672, eq. 15), or has on
 import dataclasses
 from typing import Any, Literal, final, get_args
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.prediction import reverse_log_variance
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.analytic import NoiseEnergy
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.typing import Array, Denoiser
@@ -21,7 +21,7 @@ Variance = Literal["beta_tilde", "beta", "learned", "analytic"]
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDPM(Solver):
     """Weak order 1, one evaluation a step. All but "beta_tilde" need a process that keeps some signal at its end."""

@@ -12,16 +12,16 @@ third and fourth order, and differs from it. Where t is rho (EDM, VE), tAB is th
 import dataclasses
 from typing import Literal, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.multistep import Multistep, exponential_adams, half_log_snr, lagrange, past, quadrature
 from jdiff.typing import Array
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DEIS(Multistep):
     """Adams-Bashforth in eps, one evaluation a step, of the order that it is given."""

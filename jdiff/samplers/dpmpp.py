@@ -14,10 +14,10 @@ beyond. With the factor it is the third-order exponential Adams method. The firs
 import dataclasses
 from typing import final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.multistep import Multistep, Space, exponential_adams, phi, steps, whole
 from jdiff.typing import Array
 
@@ -36,7 +36,7 @@ def half_slope(process: Process, grid: Array, space: Space) -> Array:
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMpp2M(Multistep):
     """Order 2, one evaluation a step."""
@@ -50,7 +50,7 @@ class DPMpp2M(Multistep):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMSolver2M(Multistep):
     """Order 2, one evaluation a step, in noise prediction."""
@@ -64,7 +64,7 @@ class DPMSolver2M(Multistep):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMpp3M(Multistep):
     """Order 3, one evaluation a step: 3M with the whole curvature; as published, order 2."""

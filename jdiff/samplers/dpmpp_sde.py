@@ -12,11 +12,11 @@ elsewhere: 1S with eta = 1 is ancestral sampling (`ddpm.py`), 2S is SEEDS-2 in d
 import dataclasses
 from typing import final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
 from jdiff.processes.base import is_plain, require
+from jdiff.pytree import pytree
 from jdiff.samplers.multistep import half_log_snr, past
 from jdiff.samplers.sde_multistep import LogFade, StochasticMultistep, anchored, constant, stochastic_adams
 from jdiff.typing import Array
@@ -37,7 +37,7 @@ class _DPMppSDE(StochasticMultistep):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMpp2MSDE(_DPMppSDE):
     """Weak order 2, one evaluation a step."""
@@ -58,7 +58,7 @@ class DPMpp2MSDE(_DPMppSDE):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMpp3MSDE(_DPMppSDE):
     """Weak order 2, one evaluation a step."""

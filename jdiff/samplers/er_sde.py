@@ -12,16 +12,16 @@ three: this one takes the parabola through all three.
 import dataclasses
 from typing import final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.sde_multistep import LogFade, StochasticMultistep, stochastic_adams
 from jdiff.typing import Array
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ERSDE(StochasticMultistep):
     """Weak order 1, 2 or 3 with as many values, one evaluation a step.

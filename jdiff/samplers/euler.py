@@ -3,15 +3,14 @@
 import dataclasses
 from typing import Any, final
 
-import jax
-
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.typing import Array, Denoiser
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Euler(Solver):
     """Order 1, one evaluation a step."""

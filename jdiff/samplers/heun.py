@@ -6,15 +6,14 @@ With the EDM process and a Karras grid it is algorithm 1 of Karras et al. 2022 (
 import dataclasses
 from typing import Any, final
 
-import jax
-
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.typing import Array, Denoiser
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heun(Solver):
     """Order 2, two evaluations a step."""

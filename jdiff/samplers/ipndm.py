@@ -12,12 +12,12 @@ of order 1.
 import dataclasses
 from typing import final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jdiff.processes import Process
 from jdiff.processes.base import is_plain, require
+from jdiff.pytree import pytree
 from jdiff.samplers.multistep import Multistep, whole
 from jdiff.typing import Array
 
@@ -29,7 +29,7 @@ def adams_bashforth(k: int) -> np.ndarray:
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IPNDM(Multistep):
     """Order 2, one evaluation a step; of the order `values` where steps are equal in sigma / alpha."""
@@ -60,7 +60,7 @@ class IPNDM(Multistep):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientEstimation(Multistep):
     """Order 1, one evaluation a step."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jdiff.processes import Process
 from jdiff.processes.base import require
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, evaluate
 from jdiff.samplers.sde import ReverseDiffusion
 from jdiff.typing import Array, Denoiser
@@ -45,7 +46,7 @@ def langevin(denoise: Denoiser, process: Process, x: Array, t: Array, snr: float
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(Solver):
     """Order 0 for a fixed snr. The predictor's evaluations a step and one for each correction."""
@@ -92,7 +93,7 @@ class PredictorCorrector(Solver):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnealedLangevin(Solver):
     """Order 0. `corrections` evaluations at each of the grid's times. Needs some signal at the start."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, evaluate
 from jdiff.samplers.ipndm import adams_bashforth
 from jdiff.samplers.multistep import whole
@@ -32,7 +33,7 @@ class Row(NamedTuple):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PNDM(Solver):
     """Order 2, one evaluation a step after three of four each."""

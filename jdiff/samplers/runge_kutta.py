@@ -20,10 +20,10 @@ import abc
 import dataclasses
 from typing import Literal, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, evaluate
 from jdiff.samplers.multistep import Space, half_log_snr, phi, steps
 from jdiff.typing import Array, Denoiser
@@ -75,7 +75,7 @@ class ExponentialRungeKutta(Solver):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMSolver(ExponentialRungeKutta):
     """Single-step DPM-Solver ("eps") or DPM-Solver++ ("x0") of order 2 or 3, with as many evaluations a step."""
@@ -103,7 +103,7 @@ class DPMSolver(ExponentialRungeKutta):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RES(ExponentialRungeKutta):
     """Refined exponential solver of order 2 or 3, with as many evaluations a step."""

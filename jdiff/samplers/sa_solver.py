@@ -8,11 +8,11 @@ same noise, so that the corrected state is the predicted one plus differences of
 import dataclasses
 from typing import Any, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
 from jdiff.processes.base import is_plain, require
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, evaluate
 from jdiff.samplers.multistep import half_log_snr, past
 from jdiff.samplers.sde_multistep import (
@@ -39,7 +39,7 @@ class CorrectedWeights(NamedTuple):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASolver(StochasticMultistep):
     """Weak order 2 with noise; without, that of the corrector, up to one more than the predictor's. One evaluation a

@@ -10,10 +10,10 @@ G^2 = sigma_t^2 - c^2 sigma_s^2, to first order:
 import dataclasses
 from typing import Any, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, Times, evaluate
 from jdiff.typing import Array, Denoiser
 
@@ -27,7 +27,7 @@ class _Reverse(Solver):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EulerMaruyama(_Reverse):
     """Weak order 1, one evaluation a step. Needs a process that keeps some signal at its end."""
@@ -43,7 +43,7 @@ class EulerMaruyama(_Reverse):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReverseDiffusion(_Reverse):
     """Weak order 1, one evaluation a step. Needs a process that keeps some signal at its end."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Solver
 from jdiff.samplers.loop import integrate
 from jdiff.samplers.multistep import Multistep, whole
@@ -25,7 +26,7 @@ from jdiff.typing import Array, Denoiser, Key
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tabulated(Multistep):
     """A multistep method whose weights are given, for the one grid that they were searched with."""

@@ -13,10 +13,10 @@ In data prediction SEEDS-2 is DPM-Solver++ 2S for the SDE, k-diffusion's `dpmpp_
 import dataclasses
 from typing import Any, Literal, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.base import Noise, Solver, evaluate
 from jdiff.samplers.multistep import half_log_snr
 from jdiff.typing import Array, Denoiser
@@ -35,7 +35,7 @@ class Stages(NamedTuple):
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SEEDS(Solver):
     """Weak order 2, as many evaluations a step as it has stages. Noise prediction needs some signal at the start."""

@@ -16,20 +16,20 @@ where x0 is evaluated, is the predicted one. The last of all is not corrected, f
 import dataclasses
 from typing import Literal, final
 
-import jax
 import jax.numpy as jnp
 
 from jdiff.processes import Process
+from jdiff.pytree import pytree
 from jdiff.samplers.dpmpp import before
 from jdiff.samplers.multistep import Multistep, half_log_snr, past, polynomial_weights, steps, whole
 from jdiff.typing import Array
 
 
 @final
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniPC(Multistep):
-    """Order p + 1, one evaluation a step. For p > 4 the error of the first steps, of order 3, is all that is seen."""
+    """Order p + 1, one evaluation a step."""
 
     p: int = dataclasses.field(metadata={"static": True})
     """Order of the predictor, by which the method is called; the corrector's is one more."""
@@ -46,7 +46,7 @@ class UniPC(Multistep):
 
     @property
     def order(self) -> int:
-        return self.p + 1 if self.p < 5 else 3
+        return self.p + 1
 
     @property
     def memory(self) -> int:

@@ -20,7 +20,6 @@ from jdiff.processes import (
     token_shift,
 )
 from tests.table import PROCESSES, bent
-from tests.test_processes import fast
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -76,7 +75,7 @@ def test_gradients_flow_through_a_shift():
 
     check_grads(jax.jit(values), (20.0, -0.5, jnp.array([0.1, 0.6])), order=1, rtol=1e-5, atol=1e-6)
     end = lambda shift: Shifted(process=RectifiedFlow(), log_snr_shift=shift).alpha_slope(1.0)
-    np.testing.assert_allclose(fast(jax.grad(end))(-2 * np.log(3.0)), -0.5 / 3, rtol=1e-12)  # of -exp(shift / 2)
+    np.testing.assert_allclose(jax.jit(jax.grad(end))(-2 * np.log(3.0)), -0.5 / 3, rtol=1e-12)  # of -exp(shift / 2)
 
 
 def test_a_shift_and_a_rescaling_can_be_nested():
@@ -85,12 +84,12 @@ def test_a_shift_and_a_rescaling_can_be_nested():
     after = Shifted(process=ZeroTerminalSNR(process=VP()), log_snr_shift=3.0)
     t = jnp.array([0.1, 0.5, 0.9])
     for process in (before, after):
-        end, slope = fast(lambda process: (process.alpha(1.0), process.alpha_slope(1.0)))(process)
+        end, slope = jax.jit(lambda process: (process.alpha(1.0), process.alpha_slope(1.0)))(process)
         assert end == 0 and np.isfinite(slope)
     values = lambda process: (process.alpha(t), process.sigma(t), process.time(process.log_snr(t)))
     alphas = []
     for process in (before, after):
-        alpha, sigma, back = map(np.asarray, fast(values)(process))
+        alpha, sigma, back = map(np.asarray, jax.jit(values)(process))
         np.testing.assert_allclose(back, t, rtol=1e-11)
         np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-12)
         alphas.append(alpha)
@@ -132,7 +131,7 @@ def test_a_learned_schedule_can_be_learned():
     start = linear_gamma(gamma_min=-float(wanted[0]), gamma_max=-float(wanted[-1]), t_min=0.01)
     error = lambda process: jnp.mean((process.log_snr(t) - wanted) ** 2)
 
-    @fast
+    @jax.jit
     def descend(process):
         step = lambda _, p: jax.tree.map(lambda leaf, g: leaf - 0.02 * g, p, jax.grad(error)(p))
         return jax.lax.fori_loop(0, 300, step, process)

@@ -15,7 +15,7 @@ import pytest
 from jdiff.prediction import Prediction
 from jdiff.processes import Chain
 from jdiff.samplers import integrate
-from tests.samplers.tools import FAST, handed_in, keys_of
+from tests.samplers.tools import handed_in, keys_of
 
 if os.environ.get("JDIFF_ORACLES") == "required":
     torch, diffusers = (importlib.import_module(name) for name in ("torch", "diffusers"))
@@ -54,7 +54,7 @@ def ours(solver, process, grid, x=X, noise=None):
     table = np.zeros((len(grid) - 1, 1, *X.shape), np.float32) if noise is None else noise
     source = handed_in(jnp.asarray(table), jnp.asarray(table))
     run = lambda x, grid: integrate(keys_of(len(X)), x, denoise, process, solver, grid, noise=source)
-    compiled = jax.jit(run, compiler_options=FAST)
+    compiled = jax.jit(run)
     return np.asarray(compiled(jnp.asarray(x, jnp.float32), jnp.asarray(grid, jnp.float32)))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jdiff.processes import RectifiedFlow
 from jdiff.samplers import checked, integrate_adaptive, sample_adaptive
-from tests.samplers.tools import FAST, SMOOTH, SMOOTH_TARGETS, exact_end, keys_of, marginal, starts
+from tests.samplers.tools import SMOOTH, SMOOTH_TARGETS, exact_end, keys_of, marginal, starts
 from tests.table import anisotropic
 
 
@@ -30,7 +30,6 @@ def solve(process_name, method, tolerance):
             atol=tolerance,
             max_steps=4000,
         ),
-        compiler_options=FAST,
     )
 
 
@@ -90,7 +89,7 @@ def test_evaluations_are_counted(method):
 
 def test_samples_from_zero_snr_in_float32():
     process, target = RectifiedFlow(), anisotropic(jnp.float32)
-    run = jax.jit(lambda keys: sample_adaptive(keys, target.denoiser(process), process, (2,)), compiler_options=FAST)
+    run = jax.jit(lambda keys: sample_adaptive(keys, target.denoiser(process), process, (2,)))
     solved = run(keys_of(2000))
     mean, covariance = target.moments()
     assert solved.x.dtype == jnp.float32

@@ -33,7 +33,6 @@ from jdiff.samplers import (
     sample,
 )
 from tests.samplers.tools import (
-    FAST,
     SMOOTH,
     SMOOTH_TARGETS,
     exact_end,
@@ -96,7 +95,7 @@ def test_from_no_signal_to_the_data(name):
     run = lambda x: {
         label: integrate(keys_of(2), x, denoise, process, solver, grid) for label, solver in EXACT_FOR_A_POINT.items()
     }
-    for label, end in jax.jit(run, compiler_options=FAST)(x).items():
+    for label, end in jax.jit(run)(x).items():
         np.testing.assert_allclose(end, [POINT, POINT], rtol=1e-6, err_msg=label)
 
 

@@ -11,16 +11,16 @@ from jdiff.lab import measure
 from jdiff.lab.measure import exact_denoiser, handed_in, keys_of
 from jdiff.lab.problems import marginal
 from jdiff.processes import EDM, VP, Process, RectifiedFlow
-from jdiff.samplers import SOLVERS, log_snr
+from jdiff.pytree import pytree
+from jdiff.samplers import OTHER_NAMES, SOLVERS, log_snr
 from tests.table import anisotropic, two_modes
 from tests.test_prediction import raw_output
 
 __all__ = ["handed_in", "keys_of", "marginal"]  # from the lab, for the tests of solvers
 
-ODE = {name: solver for name, solver in SOLVERS.items() if solver.strong_order is None and not solver.stochastic}
-SDE = {name: solver for name, solver in SOLVERS.items() if name not in ODE}
-# What these programs compute is small, and compiling them is what takes time.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+DISTINCT = {name: solver for name, solver in SOLVERS.items() if name not in OTHER_NAMES}
+ODE = {name: solver for name, solver in DISTINCT.items() if solver.strong_order is None and not solver.stochastic}
+SDE = {name: solver for name, solver in DISTINCT.items() if name not in ODE}
 # Spans over which a few dozen steps are in the asymptotic regime: the process and the time to start from.
 SMOOTH = {
     "vp": (VP(t_min=0.05), 0.9),
@@ -81,13 +81,13 @@ def measured_order(steps, errors):
 @functools.cache
 def runner(solver):
     """(process, target, x, grid) -> x at the grid's end, compiled once a solver and shape."""
-    return measure.runner(solver, FAST)
+    return measure.runner(solver)
 
 
 @functools.cache
 def moments_at_the_end(solver, denoiser=exact_denoiser):
     """(process, Gaussian target, grid, number=0) -> exact mean and covariance at the grid's end."""
-    return measure.gaussian_moments(solver, denoiser, FAST)
+    return measure.gaussian_moments(solver, denoiser)
 
 
 def _one_of(name):
@@ -98,7 +98,7 @@ def _one_of(name):
     return method
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class OneOf(Process):
     """Process number `number` of several, which is traced: one compiled program serves all of them."""
