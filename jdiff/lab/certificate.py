@@ -27,13 +27,23 @@ def even_grid(process: Process, n: int) -> Array:
     return (log_snr if finite else uniform)(process, n + 1, dtype=jnp.float64)
 
 
-def _fit(steps: Sequence[int], errors: Sequence[float], floor: float = 0.0, last: int = 4) -> dict[str, Any]:
-    """The order from the finest grids, as many as `last`, whose errors are above the floor."""
-    usable = [(n, error) for n, error in zip(steps, errors, strict=True) if error > floor][-last:]
+# Steps over which orders are measured, where the methods show them: by kind, and for sampled moments by order.
+END, WEAK, STRONG = (64, 128, 256, 512, 1024, 2048), (4096, 8192, 16384, 32768), (32, 64, 128, 256)
+SAMPLED = {1: (128, 256, 512), 2: (24, 48, 96)}
+
+
+def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequence[float] | None = None) -> dict:
+    """The order with what it was measured from."""
+    order = measured_order(steps, errors, standard_errors)
+    return order._asdict() | {"steps": list(steps), "errors": list(errors)}
+
+
+def _finest(steps: Sequence[int], errors: Sequence[float], floor: float) -> dict:
+    """The order from the four finest grids whose errors are above the floor."""
+    usable = [(n, error) for n, error in zip(steps, errors, strict=True) if error > floor][-4:]
     if len(usable) < 3:
         raise ValueError(f"an order needs three errors above {floor}, got {errors} at {list(steps)} steps")
-    order = measured_order([n for n, _ in usable], [error for _, error in usable])
-    return order._asdict() | {"steps": [n for n, _ in usable], "errors": [error for _, error in usable]}
+    return _fit(*zip(*usable, strict=True))
 
 
 def certificate(
@@ -52,27 +62,27 @@ def certificate(
     orders: dict[str, Any] = {}
     if not solver.stochastic:
         tell(f"{name}: end point")
-        steps, (t_min, t_max) = (32, 64, 128, 256, 512, 1024), process.time_span
+        t_min, t_max = process.time_span
         x = starts(process, 64)
         exact = exact_end(target, process, x, t_max, t_min, rtol)
-        errors = end_errors(solver, process, target, [grid(n) for n in steps], x, exact)
-        return {"solver": name, "documented": {"end": solver.order}, "orders": {"end": _fit(steps, errors, 100 * rtol)}}
+        errors = end_errors(solver, process, target, [grid(n) for n in END], x, exact)
+        order = _finest(END, errors, 100 * rtol)
+        return {"solver": name, "documented": {"end": solver.order}, "orders": {"end": order}}
     tell(f"{name}: moments")
     if solver.order == 0:
         pass  # a bias that stays has no order
     elif isinstance(target, Mixture) and len(target.means) == 1:
-        steps, run = (64, 128, 256, 512), gaussian_moments(solver)
-        errors = [moment_error(run(process, target, grid(n)), process, target, process.time_span[0]) for n in steps]
-        orders["weak"] = _fit(steps, errors)
+        run, t_min = gaussian_moments(solver), process.time_span[0]
+        errors = [moment_error(run(process, target, grid(n)), process, target, t_min) for n in WEAK]
+        orders["weak"] = _fit(WEAK, errors)
     elif solver.strong_order is not None:
-        steps = (32, 64, 128)
-        changes = moment_errors(solver, process, target, grid, steps)
-        if all(error < change / 10 for change, error in changes):
-            orders["weak"] = _fit(steps, [change for change, _ in changes])
+        steps = SAMPLED[solver.order]
+        changes, spreads = zip(*moment_errors(solver, process, target, grid, steps), strict=True)
+        if all(spread < change / 10 for change, spread in zip(changes, spreads, strict=True)):
+            orders["weak"] = _fit(steps, changes, spreads)
     if solver.strong_order is not None:
         tell(f"{name}: paths")
-        steps = (32, 64, 128, 256)
-        orders["strong"] = _fit(steps, path_errors(solver, process, target, grid, steps))
+        orders["strong"] = _fit(STRONG, path_errors(solver, process, target, grid, STRONG))
     documented: dict[str, float] = {"weak": solver.order}
     if solver.strong_order is not None:
         documented["strong"] = solver.strong_order

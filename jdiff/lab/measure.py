@@ -36,10 +36,17 @@ class Order(NamedTuple):
     half_width: float
 
 
-def measured_order(steps: Sequence[int], errors: Sequence[float]) -> Order:
-    """The order from three or more pairs; the interval is that of Student's t, for the scatter about the line."""
+def measured_order(
+    steps: Sequence[int], errors: Sequence[float], standard_errors: Sequence[float] | None = None
+) -> Order:
+    """The order from three or more pairs. The interval is that of Student's t, for the scatter about the line, or that
+    of the errors' own standard errors, where they are sampled."""
     (slope, _), covariance = np.polyfit(np.log(steps), np.log(errors), 1, cov=True)
-    return Order(-float(slope), float(np.sqrt(covariance[0, 0]) * stats.t.ppf(0.975, len(steps) - 2)))
+    if standard_errors is None:
+        return Order(-float(slope), float(np.sqrt(covariance[0, 0]) * stats.t.ppf(0.975, len(steps) - 2)))
+    along = np.log(steps) - np.mean(np.log(steps))
+    parts = along / np.sum(along**2) * np.divide(standard_errors, errors)
+    return Order(-float(slope), float(stats.norm.ppf(0.975) * np.linalg.norm(parts)))
 
 
 def keys_of(n: int) -> Array:

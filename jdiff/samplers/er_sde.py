@@ -24,11 +24,11 @@ from jdiff.typing import Array
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ERSDE(StochasticMultistep):
-    """Weak order 1, 2 or 3 with as many values, one evaluation a step.
+    """Weak order 1, or 2 with two values or three, one evaluation a step.
 
-    That three values gain an order over two is due to their phi, which leaves little noise (tau^2 is 0.06 where r is
-    small): the term of second order, which one normal number a step cannot do without, is there and appears beyond some
-    thousand steps.
+    Three values gain an order over two for as long as the noise is small beside the step's error: their phi leaves
+    little of it (tau^2 is 0.06 where r is small). The error falls with the third power to some hundred steps; the term
+    of second order, which one normal number a step cannot do without, is all that is left beyond some thousand.
     """
 
     memory: int = dataclasses.field(default=3, metadata={"static": True})
@@ -42,7 +42,7 @@ class ERSDE(StochasticMultistep):
 
     @property
     def order(self) -> int:
-        return self.memory
+        return min(self.memory, 2)
 
     def log_fade(self, process: Process, grid: Array) -> LogFade:
         scale = lambda at: jnp.log(jnp.exp(jnp.exp(-0.3 * at)) + 10)

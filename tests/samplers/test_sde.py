@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jdiff import oracles
+from jdiff import lab, oracles
 from jdiff.prediction import Prediction
 from jdiff.samplers import (
     DDIM,
@@ -251,3 +251,13 @@ def test_solvers_are_pytrees_of_their_values():
     assert len(jax.tree.leaves(SASolver())) == 3
     assert jax.tree.structure(SASolver()) == jax.tree.structure(dataclasses.replace(SASolver(), tau=0.5))
     assert jax.tree.structure(Restart()) != jax.tree.structure(Restart(intervals=()))
+
+
+@pytest.mark.usefixtures("x64")
+def test_three_values_of_er_sde_gain_an_order_while_the_noise_is_small():
+    (process, start), target, steps = SMOOTH["vp"], anisotropic(), (16, 32, 64)
+    run = moments_at_the_end(ERSDE())
+    errors = [
+        lab.moment_error(run(process, target, grid_between(process, start, n)), process, target, 0.05) for n in steps
+    ]
+    assert measured_order(steps, errors) == pytest.approx(3, abs=0.2), errors

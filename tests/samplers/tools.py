@@ -27,8 +27,8 @@ SMOOTH = {
     "edm": (EDM(sigma_min=0.1, sigma_max=4.0), 4.0),
     "flow": (RectifiedFlow(t_min=0.05), 0.9),
 }
-# A start at which data do less, for methods of order 4 whose first steps, of lower order, would count otherwise.
-FROM_NOISE = {"vp_from_noise": (VP(t_min=0.05), 1.0)}
+# Starts at which data do less, for methods of high order whose first steps, of lower order, would count otherwise.
+FROM_NOISE = {"vp_from_noise": (VP(t_min=0.05), 1.0), "vp_from_more_noise": (VP(t_min=0.05, beta_max=40.0), 1.0)}
 
 
 def as_two(target):
