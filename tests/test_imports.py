@@ -35,6 +35,7 @@ MAY = {
     "oracles": {"typing", "pytree", "processes", "prediction"},
     "lab": {"typing", "rng", "processes", "prediction", "samplers", "oracles"},
     "models": {"typing"},
+    "interop": {"typing"},
     "data": {"typing", "rng"},
     "parallel": {"typing"},
     "pictures": set(),
@@ -58,7 +59,13 @@ MAY = {
     },
 }
 # Package: where alone it may be imported.
-ONLY = {"flax": "jdiff/models/", "grain": "jdiff/data/", "orbax": "jdiff/train/checkpoint.py", "tyro": "jdiff/cli/"}
+ONLY = {
+    "flax": "jdiff/models/",
+    "grain": "jdiff/data/",
+    "orbax": "jdiff/train/checkpoint.py",
+    "safetensors": "jdiff/interop/",
+    "tyro": "jdiff/cli/",
+}
 
 
 def module_of(path):
