@@ -130,9 +130,7 @@ def table(rows: list[dict]) -> str:
             lines.append(f"| {row['solver']} | {' | '.join(cells)} | {row['errors'][-1]['float32']:.2e} |")
     lines += ["", "In brackets: the evaluations that were made, where a step does not divide the budget."]
     others = ", ".join(f"{name} is {of}" for name, of in OTHER_NAMES.items())
-    lines += [
-        "A weak order on the ring is missing where a million paths do not resolve it to a tenth, or where a method"
-    ]
+    lines += ["A weak order on the ring is missing where 262,144 paths do not resolve it to a tenth, or where a method"]
     lines += [f"draws noise that belongs to no path. Other names: {others}."]
     return "\n".join(lines) + "\n"
 

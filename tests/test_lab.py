@@ -23,6 +23,15 @@ def test_orders_are_slopes_with_the_interval_of_the_regression():
     np.testing.assert_allclose(got, [-fit.slope, fit.stderr * stats.t.ppf(0.975, 2)], rtol=1e-9)
 
 
+def test_orders_of_sampled_errors_scatter_as_their_interval_says():
+    steps = np.array([24, 48, 96])
+    exact, relative = 3.0 * steps**-2.0, np.array([0.01, 0.03, 0.08])
+    draws = exact * (1 + relative * np.random.default_rng(0).normal(size=(2000, 3)))
+    slopes = [lab.measured_order(steps, errors, exact * relative).order for errors in draws]
+    half_width = lab.measured_order(steps, exact, exact * relative).half_width
+    assert half_width == pytest.approx(1.96 * np.std(slopes), rel=0.06)
+
+
 @pytest.mark.parametrize("process", [EDM(), VP()], ids=["edm", "vp"])
 def test_exact_ends_are_those_of_the_closed_form(process):
     target, x, (t_min, t_max) = lab.target("gaussian"), lab.starts(process, 16), process.time_span

@@ -212,7 +212,7 @@ def moment_errors(
     *,
     paths: int = 2048,
     resolution: float = 0.05,
-    most: int = 512,
+    most: int = 128,
 ) -> list[tuple[float, float]]:
     """What halving the steps of grid(n) changes in the mean, the second moments and E |x|^4, for each n of `steps`:
     the norm of the change and its standard error. It falls as the weak error does. Steps must double, and grid be even
