@@ -28,7 +28,7 @@ def even_grid(process: Process, n: int) -> Array:
 
 
 # Steps over which orders are measured, where the methods show them: by kind, and for sampled moments by order.
-END, WEAK, STRONG = (64, 128, 256, 512, 1024, 2048), (4096, 8192, 16384, 32768), (32, 64, 128, 256)
+END, WEAK, STRONG = (128, 256, 512, 1024, 2048), (4096, 8192, 16384, 32768), (32, 64, 128, 256)
 SAMPLED = {1: (128, 256, 512), 2: (24, 48, 96)}
 
 
@@ -57,7 +57,7 @@ def certificate(
     """Documented and measured orders by kind: "end" for a method without noise, else "weak" and, if it has one,
     "strong". A weak order is exact for a Gaussian target. For another it is that of differences of sampled moments, and
     left out where these are not known to a tenth, or where the noise belongs to no path. `rtol` is that of `exact_end`;
-    errors of the end point below a hundred times that are left out."""
+    errors of the end point below thirty times that are left out."""
     grid = lambda n: even_grid(process, n)
     orders: dict[str, Any] = {}
     if not solver.stochastic:
@@ -66,7 +66,7 @@ def certificate(
         x = starts(process, 64)
         exact = exact_end(target, process, x, t_max, t_min, rtol)
         errors = end_errors(solver, process, target, [grid(n) for n in END], x, exact)
-        order = _finest(END, errors, 100 * rtol)
+        order = _finest(END, errors, 30 * rtol)
         return {"solver": name, "documented": {"end": solver.order}, "orders": {"end": order}}
     tell(f"{name}: moments")
     if solver.order == 0:
