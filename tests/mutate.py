@@ -28,7 +28,7 @@ SOLVERS, LOOP, FIRST_ORDER = (f"tests/samplers/test_{name}.py" for name in ("sol
 CHAIN, SCHEDULES = "tests/processes/test_discrete.py", "tests/processes/test_schedules.py"
 PROCESSES, PREDICTION, GRIDS = "tests/test_processes.py", "tests/test_prediction.py", "tests/samplers/test_grids.py"
 LOSSES, BOUND, TIMES = (f"tests/losses/test_{name}.py" for name in ("losses", "bound", "times"))
-GUIDANCE = "tests/test_guidance.py"
+GUIDANCE, CLASSIFIER_FREE = "tests/test_guidance.py", "tests/test_classifier_free.py"
 PUBLISHED = "tests/samplers/test_published.py"
 SDE, LANGEVIN, ANALYTIC, ADAPTIVE = (f"tests/samplers/test_{n}.py" for n in ("sde", "langevin", "analytic", "adaptive"))
 # Each mutated file, and selections of the tests most likely to fail first. All of `TESTS` follow when those pass.
@@ -92,6 +92,7 @@ TESTS = [
     BOUND,
     TIMES,
     GUIDANCE,
+    CLASSIFIER_FREE,
     SDE,
     LANGEVIN,
     ANALYTIC,

@@ -140,12 +140,18 @@ def save_tensors(
         if isinstance(error, SafetensorError):
             raise ValueError(f"{folder}: {error}") from error
         raise
-    index = folder / f"{name}.safetensors.index.json"
-    for old in [index, folder / f"{name}.safetensors", *folder.glob(f"{name}-*-of-*.safetensors")]:
-        old.unlink(missing_ok=True)
+    # A folder that is left halfway is still what it was, or already what it will be: a single file is read before an
+    # index is, and what is no longer needed goes last.
     for part, file in zip(parts, names, strict=True):
         os.replace(part, folder / file)
+    index = folder / f"{name}.safetensors.index.json"
     if count > 1:
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
         total = sum(tensor.nbytes for tensor in tensors.values())
-        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2) + "\n")
+        part = folder / f"{index.name}.{os.getpid()}.part"
+        part.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2) + "\n")
+        os.replace(part, index)
+    current = {*names, index.name} if count > 1 else set(names)
+    for old in [folder / f"{name}.safetensors", *folder.glob(f"{name}-*-of-*.safetensors"), index]:
+        if old.name not in current:
+            old.unlink(missing_ok=True)

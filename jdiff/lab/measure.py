@@ -223,12 +223,13 @@ def moment_errors(
     fine = grid(INNER * 2 * max(steps))
     square = lambda x: jnp.sum(x**2, axis=1, keepdims=True)
     moments = lambda x: jnp.concatenate([x, x**2, x[:, :1] * x[:, 1:], square(x) ** 2], axis=1)
+    grids = [grid(n) for n in [*steps, 2 * max(steps)]]
     total = squares = np.zeros((len(steps), 6))
     for batch in range(1, most + 1):
         start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), batch))
         x = _marginal_draws(start_key, process, target, fine[0], paths)
         drawn = jax.random.normal(path_key, (len(fine) - 1, paths, 2), x.dtype)
-        ends = [_ends_on_paths(solver, process, target, fine, drawn, x, grid(n)) for n in [*steps, 2 * max(steps)]]
+        ends = [_ends_on_paths(solver, process, target, fine, drawn, x, one) for one in grids]
         changes = -np.diff(np.stack([moments(end) for end in ends]), axis=0)
         total, squares = total + changes.sum(axis=1), squares + (changes**2).sum(axis=1)
         mean = total / (batch * paths)

@@ -1,6 +1,7 @@
 """Tensors on disk: what is written is read to the bit, also by PyTorch's reader, and what is damaged is named."""
 
 import json
+import os
 import struct
 
 import jax
@@ -69,6 +70,21 @@ def test_a_failed_save_leaves_the_old_files(tmp_path):
         save_tensors(tmp_path, TENSORS | {"wrong": np.array([None])}, limit=100)
     assert [path.name for path in tmp_path.iterdir()] == ["diffusion_pytorch_model.safetensors"]
     everything(tmp_path)
+
+
+def test_a_save_that_is_stopped_at_its_index_leaves_what_was_there(tmp_path, monkeypatch):
+    save_tensors(tmp_path, TENSORS)
+    replace = os.replace
+
+    def stopped(source, target):
+        if str(target).endswith("index.json"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        save_tensors(tmp_path, {key: 0 * value for key, value in TENSORS.items()}, limit=100)
+    np.testing.assert_array_equal(everything(tmp_path)["steps"], TENSORS["steps"])
 
 
 def cut(path):
