@@ -1,4 +1,4 @@
-"""Deterministic methods against the loops of their papers and packages (`published.py`), and weights against float64."""
+"""Deterministic methods against the loops of their papers and packages, and their weights against float64."""
 
 import dataclasses
 
