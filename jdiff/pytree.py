@@ -24,14 +24,14 @@ def pytree(cls: T) -> T:
     values = lambda value, names: tuple(getattr(value, name) for name in names)
 
     def flatten(value: Any) -> tuple[tuple, tuple]:
-        return values(value, dynamic), (cls, *values(value, static))
+        return values(value, dynamic), values(value, static)
 
     def flatten_with_keys(value: Any) -> tuple[tuple, tuple]:
         leaves, structure = flatten(value)
         return tuple((GetAttrKey(name), leaf) for name, leaf in zip(dynamic, leaves, strict=True)), structure
 
     def unflatten(structure: tuple, leaves: Any) -> Any:
-        return cls(**dict(zip(static, structure[1:], strict=True)), **dict(zip(dynamic, leaves, strict=True)))
+        return cls(**dict(zip(static, structure, strict=True)), **dict(zip(dynamic, leaves, strict=True)))
 
     register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
