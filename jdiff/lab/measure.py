@@ -10,6 +10,7 @@ Brownian paths are those of `samplers.noise`: increments in the clock of the sig
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -155,15 +156,21 @@ def _refuse(part: int = 0) -> Array:
     raise ValueError("a method of a strong order takes its noise from the path alone")
 
 
+@partial(jax.jit, static_argnames="n")
+def _paths(key: Array, process: Process, fine: Array, n: int) -> Array:
+    """n Brownian paths in the clock of the signal-to-noise ratio, [m + 1, n, 2] at the times of `fine` [m + 1]."""
+    drawn = jax.random.normal(key, (len(fine) - 1, n, 2), fine.dtype)
+    steps = drawn * jnp.sqrt(jnp.diff(jnp.exp(process.log_snr(fine))))[:, None, None]
+    return jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps, axis=0)])
+
+
 @jax.jit
 def _ends_on_paths(
-    solver: Solver, process: Process, target: Distribution, fine: Array, drawn: Array, x: Array, grid: Array
+    solver: Solver, process: Process, target: Distribution, fine: Array, path: Array, x: Array, grid: Array
 ) -> Array:
-    """The end from x [n, 2], on Brownian paths [n] whose values at the times of `fine` [m + 1] come from the standard
-    normal increments `drawn` [m, n, 2]. The grid's times, and the solver's inner ones, must be among them."""
+    """The end from x [n, 2], on paths known at the times of `fine`. The grid's times, and the solver's inner ones,
+    must be among them."""
     clock = process.log_snr(fine)
-    steps = drawn * jnp.sqrt(jnp.diff(jnp.exp(clock)))[:, None, None]
-    path = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps, axis=0)])
 
     def between(t: Array, s: Array, part: int = 0) -> Array:
         begin, end = (jnp.argmin(jnp.abs(clock - process.log_snr(time))) for time in (t, s))
@@ -197,8 +204,8 @@ def path_errors(
     finest = 8 * max(steps)
     fine = grid(INNER * finest)
     x = _marginal_draws(jax.random.key(1), process, target, fine[0], paths)
-    drawn = jax.random.normal(jax.random.key(2), (len(fine) - 1, paths, 2), x.dtype)
-    run = lambda n: _ends_on_paths(solver, process, target, fine, drawn, x, grid(n))
+    path = _paths(jax.random.key(2), process, fine, paths)
+    run = lambda n: _ends_on_paths(solver, process, target, fine, path, x, grid(n))
     reference = run(finest)
     return [float(jnp.linalg.norm(run(n) - reference, axis=1).mean()) for n in steps]
 
@@ -228,8 +235,8 @@ def moment_errors(
     for batch in range(1, most + 1):
         start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), batch))
         x = _marginal_draws(start_key, process, target, fine[0], paths)
-        drawn = jax.random.normal(path_key, (len(fine) - 1, paths, 2), x.dtype)
-        ends = [_ends_on_paths(solver, process, target, fine, drawn, x, one) for one in grids]
+        path = _paths(path_key, process, fine, paths)
+        ends = [_ends_on_paths(solver, process, target, fine, path, x, one) for one in grids]
         changes = -np.diff(np.stack([moments(end) for end in ends]), axis=0)
         total, squares = total + changes.sum(axis=1), squares + (changes**2).sum(axis=1)
         mean = total / (batch * paths)
