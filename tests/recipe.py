@@ -12,7 +12,7 @@ from jdiff.train.optimizer import Optimizer
 experiment = Experiment(
     name="tiny",
     data=Data(size=8, subset="faces"),
-    network=DiT(patch=4, width=16, depth=1, heads=2, mlp_ratio=2),
+    network=DiT(patch_size=4, num_layers=1, num_attention_heads=2, attention_head_dim=8),
     process=EDM(),
     parameterization=EDMPreconditioning(sigma_data=0.5),
     loss=EDMLoss(sigma_data=0.5),

@@ -1,15 +1,19 @@
 """Networks. The only folder that imports Flax: everywhere else a network is a `Network`, two pure functions.
 
-network = build(DiT(patch=2, width=256, depth=8, heads=4, mlp_ratio=4), size=32, channels=3, num_classes=10)
+network = build(DiT(num_layers=6, num_attention_heads=4, attention_head_dim=64), size=32, channels=3, num_classes=10)
 params = network.init(jax.random.key(0))
 raw = network.apply(params, x, noise_label, {"label": label})
 """
 
+from jdiff.models.compute import Compute
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
 from jdiff.models.unet import UNet
 
-__all__ = ["DiT", "Network", "UNet", "build", "functional"]
+# Those whose weights go in and out of the layout of diffusers, where each is called `published`.
+CONFIGS = (DiT,)
+
+__all__ = ["CONFIGS", "Compute", "DiT", "Network", "UNet", "build", "functional"]
 
 
 def build(
@@ -20,10 +24,13 @@ def build(
     `out_channels` is `channels` unless given: a parameterization may ask for more (`Parameterization.out_channels`).
 
     With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
-    it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM. Its output starts at zero, and
-    it computes in float32. Raises `ValueError` when `size` is not a multiple of what `config` needs.
+    it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM; a thousand times that is what
+    networks call the timestep. Its output starts at zero. Raises `ValueError` when `size` is not a multiple of what
+    `config` needs.
     """
     if size <= 0 or size % config.divisor:
         raise ValueError(f"size: {size} is not a positive multiple of {config.divisor}, which {config} needs")
     out = channels if out_channels is None else out_channels
-    return functional(lambda rngs: config.module(rngs, channels=channels, out_channels=out, num_classes=num_classes))
+    network = functional(config.for_images(size=size, channels=channels, out_channels=out, num_classes=num_classes))
+    apply = network.apply
+    return Network(network.init, lambda params, x, noise_label, cond: apply(params, x, 1000.0 * noise_label, cond))

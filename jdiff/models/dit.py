@@ -1,7 +1,7 @@
-"""DiT: a transformer over patches with adaLN-Zero modulation (Peebles & Xie, 2212.09748).
+"""DiT: a transformer over patches with adaLN-Zero modulation (Peebles & Xie, 2212.09748); SiT is the same network.
 
 Tokens are linear images of squares of patch x patch pixels plus fixed two-dimensional sinusoids of their position.
-With e the vector of the noise label and the class, and (a1, b1, g1, a2, b2, g2) a linear image of e that starts at
+With e the vector of the timestep and the class, and (b1, a1, g1, b2, a2, g2) a linear image of silu(e) that starts at
 zero, so that every block starts as the identity:
 
     x = x + g1 * attention(norm(x) * (1 + a1) + b1);   x = x + g2 * mlp(norm(x) * (1 + a2) + b2)
@@ -9,89 +9,177 @@ zero, so that every block starts as the identity:
 The norm is a layer norm without parameters. The last layer is modulated alike and starts at zero.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.layers import ZERO, Attention, Conditioning, depth_to_space, positions, space_to_depth
+from jdiff.models.compute import PLAIN, Compute, Stack
+from jdiff.models.embeddings import TimestepEmbedding, sincos_positions, timesteps
+from jdiff.models.layers import ZERO, check_label, depth_to_space
+from jdiff.models.transformer import Attention, FeedForward, layer_norm
 from jdiff.typing import Array, Cond
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiT:
-    """The shape of a DiT; plain values.
+    """A DiT, with the fields of diffusers' DiTTransformer2DModel; the defaults are DiT-XL/2.
 
-    Raises `ValueError` for an impossible width.
+    The published sizes, as layers, heads and width of a head: S 12, 6, 64; B 12, 12, 64; L 24, 16, 64; XL 28, 16, 72.
+    Images are [B, H, W, in_channels], H and W multiples of `patch_size`. Raises ValueError for an impossible width.
     """
 
-    patch: int = 2
-    """Edge of the square of pixels that is one token."""
-    width: int = 192
-    """Of a token; a multiple of 4 and of `heads`."""
-    depth: int = 6
-    """Number of blocks."""
-    heads: int = 6
-    """Attention heads."""
-    mlp_ratio: int = 4
-    """Hidden width of a block's two-layer network, in units of `width`."""
+    published: ClassVar[str] = "DiTTransformer2DModel"
+    fixed: ClassVar[dict] = {
+        "dropout": 0.0,
+        "norm_num_groups": 32,
+        "upcast_attention": False,
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+        "activation_fn": "gelu-approximate",
+    }
+
+    num_attention_heads: int = 16
+    attention_head_dim: int = 72
+    """Width of a head; heads times this is the width of a token, a multiple of 4."""
+    in_channels: int = 4
+    out_channels: int | None = None
+    """`in_channels` if None; twice that where the network also says a variance."""
+    num_layers: int = 28
+    attention_bias: bool = True
+    sample_size: int = 32
+    """Edge of the images that positions are scaled for."""
+    patch_size: int = 2
+    num_embeds_ada_norm: int = 1000
+    """Classes; 0 for none."""
+    norm_eps: float = 1e-5
+    compute: Compute = PLAIN
 
     def __post_init__(self):
-        if self.width % 4 or self.width % self.heads:
-            raise ValueError(f"width: {self.width} is not a multiple of 4 and of heads={self.heads}")
+        if self.width % 4 or self.width < 4:
+            raise ValueError(
+                f"width: num_attention_heads={self.num_attention_heads} times attention_head_dim="
+                f"{self.attention_head_dim} is not a multiple of 4"
+            )
+
+    @property
+    def width(self) -> int:
+        """Of a token."""
+        return self.num_attention_heads * self.attention_head_dim
 
     @property
     def divisor(self) -> int:
         """What the edge of the images must be a multiple of."""
-        return self.patch
+        return self.patch_size
 
-    def module(self, rngs: nnx.Rngs, *, channels: int, out_channels: int, num_classes: int) -> nnx.Module:
-        """The module from images of `channels` channels to `out_channels`."""
-        return DiTModule(self, channels, out_channels, num_classes, rngs=rngs)
+    def for_images(
+        self, *, size: int, channels: int, out_channels: int, num_classes: int
+    ) -> Callable[[nnx.Rngs], nnx.Module]:
+        """What makes this network for other images and classes."""
+        fields = {"in_channels": channels, "out_channels": out_channels, "num_embeds_ada_norm": num_classes}
+        return dataclasses.replace(self, sample_size=size, **fields).module
+
+    def module(self, rngs: nnx.Rngs) -> "DiTModule":
+        """(x [B, H, W, in_channels], timestep [B], {"label": integers [B]}) -> [B, H, W, out_channels]."""
+        return DiTModule(self, rngs=rngs)
+
+
+class Embedder(nnx.Module):
+    """The vector [B, width] of the timestep and, with classes, the label."""
+
+    def __init__(self, config: DiT, *, rngs: nnx.Rngs):
+        self.num_classes, width = config.num_embeds_ada_norm, config.width
+        self.timestep_embedder = TimestepEmbedding(256, width, config.compute, rngs=rngs)
+        if self.num_classes:
+            self.class_embedder = Labels(self.num_classes + 1, width, rngs=rngs)
+
+    def __call__(self, timestep: Array, cond: Cond) -> Array:
+        check_label(cond, self.num_classes)
+        embedding = self.timestep_embedder(timesteps(timestep, 256))
+        return embedding + self.class_embedder(cond["label"]) if self.num_classes else embedding
+
+
+class Labels(nnx.Module):
+    """Integers [B] -> [B, width]. A label that is too great gives NaN, never another class."""
+
+    def __init__(self, count: int, width: int, *, rngs: nnx.Rngs):
+        scale = nnx.initializers.normal(0.02)
+        self.embedding_table = nnx.Embed(count, width, embedding_init=scale, rngs=rngs)
+
+    def __call__(self, label: Array) -> Array:
+        return self.embedding_table(label)
+
+
+class Modulation(nnx.Module):
+    """The six parts [B, 1, width] that modulate a block."""
+
+    def __init__(self, width: int, compute: Compute, *, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
+
+    def __call__(self, embedding: Array) -> list[Array]:
+        return jnp.split(self.linear(jax.nn.silu(embedding))[:, None], 6, axis=-1)
 
 
 class Block(nnx.Module):
     """Attention and a two-layer network on [B, N, width], both modulated and gated by `embedding` [B, width]."""
 
     def __init__(self, config: DiT, *, rngs: nnx.Rngs):
-        width = config.width
-        self.modulation = nnx.Linear(width, 6 * width, kernel_init=ZERO, rngs=rngs)
-        self.attention = Attention(width, config.heads, zero=False, rngs=rngs)
-        self.widen = nnx.Linear(width, config.mlp_ratio * width, rngs=rngs)
-        self.narrow = nnx.Linear(config.mlp_ratio * width, width, rngs=rngs)
+        width, compute, self.eps = config.width, config.compute, config.norm_eps
+        self.norm1 = Modulation(width, compute, rngs=rngs)
+        self.attn1 = Attention(
+            width,
+            config.num_attention_heads,
+            config.attention_head_dim,
+            compute,
+            bias=config.attention_bias,
+            rngs=rngs,
+        )
+        self.ff = FeedForward(width, "gelu-approximate", compute, rngs=rngs)
 
     def __call__(self, x: Array, embedding: Array) -> Array:
-        a1, b1, g1, a2, b2, g2 = jnp.split(self.modulation(embedding)[:, None], 6, axis=-1)
-        x = x + g1 * self.attention(layer_norm(x) * (1.0 + a1) + b1)
-        return x + g2 * self.narrow(jax.nn.gelu(self.widen(layer_norm(x) * (1.0 + a2) + b2)))
+        b1, a1, g1, b2, a2, g2 = self.norm1(embedding)
+        x = x + g1 * self.attn1(layer_norm(x) * (1 + a1) + b1)
+        return x + g2 * self.ff(layer_norm(x, self.eps) * (1 + a2) + b2)
+
+
+class Patches(nnx.Module):
+    """[B, H, W, C] -> tokens [B, H/p, W/p, width], as a convolution of p x p with a stride of p."""
+
+    def __init__(self, channels: int, width: int, patch: int, compute: Compute, *, rngs: nnx.Rngs):
+        self.proj = nnx.Conv(
+            channels, width, (patch, patch), strides=patch, padding="VALID", dtype=compute.dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Array) -> Array:
+        return self.proj(x)
 
 
 class DiTModule(nnx.Module):
     """The network that a `DiT` describes."""
 
-    def __init__(self, config: DiT, channels: int, out_channels: int, num_classes: int, *, rngs: nnx.Rngs):
-        width, pixels = config.width, config.patch**2
-        self.patch = config.patch
-        self.conditioning = Conditioning(width, num_classes, rngs=rngs)
-        self.enter = nnx.Linear(channels * pixels, width, rngs=rngs)
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
-        self.modulation = nnx.Linear(width, 2 * width, kernel_init=ZERO, rngs=rngs)
-        self.leave = nnx.Linear(width, out_channels * pixels, kernel_init=ZERO, rngs=rngs)
+    def __init__(self, config: DiT, *, rngs: nnx.Rngs):
+        width, patch, compute = config.width, config.patch_size, config.compute
+        out = config.in_channels if config.out_channels is None else config.out_channels
+        self.config = config
+        self.embedder = Embedder(config, rngs=rngs)
+        self.pos_embed = Patches(config.in_channels, width, patch, compute, rngs=rngs)
+        self.transformer_blocks = Stack(lambda rngs: Block(config, rngs=rngs), config.num_layers, compute, rngs=rngs)
+        last = {"kernel_init": ZERO, "dtype": compute.dtype, "rngs": rngs}
+        self.proj_out_1 = nnx.Linear(width, 2 * width, **last)
+        self.proj_out_2 = nnx.Linear(width, patch**2 * out, **last)
 
-    def __call__(self, x: Array, noise_label: Array, cond: Cond) -> Array:
-        embedding = self.conditioning(noise_label, cond)
-        x = self.enter(space_to_depth(x, self.patch))
+    def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
+        config, dtype = self.config, x.dtype
+        embedding = self.embedder(timestep, cond).astype(config.compute.dtype)
+        x = self.pos_embed(x)
         b, h, w, width = x.shape
-        x = (x + positions(h, w, width)).reshape(b, h * w, width)
-        for block in self.blocks:
-            x = block(x, embedding)
-        scale, shift = jnp.split(self.modulation(embedding)[:, None], 2, axis=-1)
-        x = self.leave(layer_norm(x) * (1.0 + scale) + shift)
-        return depth_to_space(x.reshape(b, h, w, -1), self.patch)
-
-
-def layer_norm(x: Array, eps: float = 1e-6) -> Array:
-    """Zero mean and unit variance over the last axis, without parameters."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+        positions = sincos_positions(h, w, width, base=config.sample_size // config.patch_size)
+        x = (x + positions.astype(x.dtype)).reshape(b, h * w, width)
+        x = self.transformer_blocks(x, embedding)
+        shift, scale = jnp.split(self.proj_out_1(jax.nn.silu(embedding))[:, None], 2, axis=-1)
+        x = self.proj_out_2(layer_norm(x) * (1 + scale) + shift)
+        return depth_to_space(x.reshape(b, h, w, -1), config.patch_size).astype(dtype)

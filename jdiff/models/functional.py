@@ -7,12 +7,12 @@ but parameters (running statistics, random streams, counters) is refused: everyt
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from jdiff.typing import Array, Cond, Key, Params
+from jdiff.typing import Array, Key, Params
 
 
 class Network(NamedTuple):
@@ -20,13 +20,15 @@ class Network(NamedTuple):
 
     `init(key) -> params`: a nested dict, string keys, of arrays (float32 for the networks of this folder).
 
-    `apply(params, x, noise_label, cond) -> raw`: `x` [B, H, W, C] float32, `noise_label` [B] float32, `cond` a dict
-    of arrays with a leading batch axis, possibly empty; the result is [B, H, W, out_channels] in the dtype of `x`.
-    Raises `ValueError` naming the entries when `params` does not have exactly the names and shapes that `init` gives.
+    `apply(params, *inputs, method="__call__")`: what the module's method gives for the inputs; for the networks that
+    predict, `apply(params, x, noise_label, cond) -> raw`, with `x` [B, H, W, C] float32, `noise_label` [B] float32,
+    `cond` a dict of arrays with a leading batch axis, possibly empty, and the result [B, H, W, out_channels] in the
+    dtype of `x`. Raises `ValueError` naming the entries when `params` does not have exactly the names and shapes that
+    `init` gives.
     """
 
     init: Callable[[Key], Params]
-    apply: Callable[[Params, Array, Array, Cond], Array]
+    apply: Callable[..., Any]
 
 
 def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
@@ -47,12 +49,12 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
         state = nnx.state(make(nnx.Rngs(key)))
         return _nest({tuple(map(str, path)): v[...] for path, v in nnx.to_flat_state(state)})
 
-    def apply(params: Params, x: Array, noise_label: Array, cond: Cond) -> Array:
+    def apply(params: Params, *inputs: Any, method: str = "__call__") -> Any:
         flat = _flatten(params)
         _check(flat, shapes)
         values = {path: v.replace(flat[tuple(map(str, path))]) for path, v in variables.items()}
         module = nnx.merge(graph, nnx.from_flat_state(values))
-        return module(x, noise_label, cond)
+        return getattr(module, method)(*inputs)
 
     return Network(init, apply)
 

@@ -4,9 +4,8 @@
 - RMS normalization over channels, x / sqrt(mean(x^2) + eps) (Zhang & Sennrich, 1910.07467): per position, so one
   fused pass over memory, where group normalization needs several and mixes all positions of a sample.
 - Modulation by a vector e of the sample (Perez et al., 1709.07871; DiT, 2212.09748): x * (1 + a(e)) + b(e).
-- Noise label l: cos and sin of 1000 l w_k with w_k geometric from 1 to 1e-4 (DDPM, 2006.11239, on its scale of 1000
-  steps), then two dense layers; a class label adds an embedding (ADM, 2105.05233), and one more class than the data
-  has stands for "no label" (classifier-free guidance, 2207.12598).
+- Timestep t: sinusoids (DDPM, 2006.11239), then two dense layers; a class label adds an embedding (ADM, 2105.05233),
+  and one more class than the data has stands for "no label" (classifier-free guidance, 2207.12598).
 
 All of it computes in float32.
 """
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jdiff.models.embeddings import timesteps
 from jdiff.typing import Array, Cond
 
 ZERO = nnx.initializers.zeros_init()
@@ -39,22 +39,8 @@ def rms_norm(x: Array, eps: float = 1e-6) -> Array:
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
 
 
-def sinusoids(values: Array, width: int, slowest: float = 1e-4) -> Array:
-    """[...] -> [..., width]: cos and sin of values * w_k, w_k geometric from 1 down to `slowest`; `width` is even."""
-    angles = values[..., None] * slowest ** jnp.linspace(0.0, 1.0, width // 2)
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def positions(height: int, width: int, features: int) -> Array:
-    """[height, width, features] sinusoids of the row (first half) and of the column; `features` divides by 4."""
-    rows = sinusoids(jnp.arange(height, dtype=jnp.float32), features // 2)[:, None]
-    columns = sinusoids(jnp.arange(width, dtype=jnp.float32), features // 2)[None]
-    full = (height, width, features // 2)
-    return jnp.concatenate([jnp.broadcast_to(rows, full), jnp.broadcast_to(columns, full)], axis=-1)
-
-
 class Conditioning(nnx.Module):
-    """(noise_label [B], cond) -> the vector [B, width] that modulates every block.
+    """(timestep [B], cond) -> the vector [B, width] that modulates every block.
 
     With `num_classes` > 0, `cond` is `{"label": integers [B]}`, label == num_classes meaning no label; otherwise it
     is empty. Anything else is a `ValueError`. A label above num_classes gives NaN, never another class.
@@ -68,24 +54,25 @@ class Conditioning(nnx.Module):
             scale = nnx.initializers.normal(1.0)
             self.label = nnx.Embed(num_classes + 1, width, embedding_init=scale, rngs=rngs)
 
-    def __call__(self, noise_label: Array, cond: Cond) -> Array:
-        self._check(cond)
-        hidden = self.noise(sinusoids(1000.0 * noise_label, self.frequencies))
+    def __call__(self, timestep: Array, cond: Cond) -> Array:
+        check_label(cond, self.num_classes)
+        hidden = self.noise(timesteps(timestep, self.frequencies))
         if self.num_classes:
             hidden = hidden + self.label(cond["label"])
         return jax.nn.silu(self.out(jax.nn.silu(hidden)))
 
-    def _check(self, cond: Cond) -> None:
-        wanted = {"label"} if self.num_classes else set()
-        if set(cond) != wanted:
-            raise ValueError(
-                f"cond: got {sorted(cond)}, a network with num_classes={self.num_classes} takes {sorted(wanted)}"
-            )
-        if wanted and not jnp.issubdtype(cond["label"].dtype, jnp.integer):
-            raise ValueError(f"cond['label']: integers wanted, got {cond['label'].dtype}")
+
+def check_label(cond: Cond, num_classes: int) -> None:
+    """Raises ValueError unless `cond` is what a network with so many classes takes: {"label": integers [B]}, label ==
+    num_classes meaning none, or nothing where there are no classes."""
+    wanted = {"label"} if num_classes else set()
+    if set(cond) != wanted:
+        raise ValueError(f"cond: got {sorted(cond)}, a network with {num_classes} classes takes {sorted(wanted)}")
+    if wanted and not jnp.issubdtype(cond["label"].dtype, jnp.integer):
+        raise ValueError(f"cond['label']: integers wanted, got {cond['label'].dtype}")
 
 
-class Attention(nnx.Module):
+class SelfAttention(nnx.Module):
     """Self-attention over all positions, [B, N, width] -> [B, N, width]; `zero` starts it at 0.
 
     Queries and keys are RMS-normalized over the width of a head, which bounds the logits (2302.05442).

@@ -11,6 +11,7 @@ halving is a mean over 2x2 and doubling a repetition, and a skip is merged by a 
 of widening the block's 3x3 convolutions. The second convolution of a block and the last layer start at zero.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.layers import ZERO, Attention, Conditioning, depth_to_space, rms_norm, space_to_depth
+from jdiff.models.layers import ZERO, Conditioning, SelfAttention, depth_to_space, rms_norm, space_to_depth
 from jdiff.typing import Array, Cond
 
 
@@ -62,9 +63,11 @@ class UNet:
         """What the edge of the images must be a multiple of."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
-    def module(self, rngs: nnx.Rngs, *, channels: int, out_channels: int, num_classes: int) -> nnx.Module:
-        """The module from images of `channels` channels to `out_channels`."""
-        return UNetModule(self, channels, out_channels, num_classes, rngs=rngs)
+    def for_images(
+        self, *, size: int, channels: int, out_channels: int, num_classes: int
+    ) -> Callable[[nnx.Rngs], nnx.Module]:
+        """What makes the module (x [B, size, size, channels], timestep [B], cond) -> [B, size, size, out_channels]."""
+        return lambda rngs: UNetModule(self, channels, out_channels, num_classes, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -77,7 +80,7 @@ class Block(nnx.Module):
         self.first = conv(width, width)
         self.modulation = nnx.Linear(embedding, 2 * width, kernel_init=ZERO, rngs=rngs)
         self.second = conv(width, width, kernel_init=ZERO)
-        self.attention = Attention(width, heads, zero=True, rngs=rngs) if heads else None
+        self.attention = SelfAttention(width, heads, zero=True, rngs=rngs) if heads else None
 
     def __call__(self, x: Array, embedding: Array) -> Array:
         x = x if self.widen is None else self.widen(x)
@@ -123,8 +126,8 @@ class UNetModule(nnx.Module):
         arriving = [config.width(level + 1)] + [width] * (config.blocks[level] - 1)
         return nnx.List([nnx.Linear(w + width, width, rngs=rngs) for w in arriving])
 
-    def __call__(self, x: Array, noise_label: Array, cond: Cond) -> Array:
-        embedding = self.conditioning(noise_label, cond)
+    def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
+        embedding = self.conditioning(timestep, cond)
         x = self.enter(space_to_depth(x, self.patch))
         skips = []
         for blocks in self.down:

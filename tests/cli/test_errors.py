@@ -92,7 +92,7 @@ def test_damaged_checkpoints(refused, finished, verb):
 
 def test_a_checkpoint_of_another_network(refused, finished, tmp_path):
     other = tmp_path / "other"
-    cli.main(["train", recipe.__file__, "--network.width", "32", "--out", str(other)])
+    cli.main(["train", recipe.__file__, "--network.num-layers", "2", "--out", str(other)])
     shutil.rmtree(finished / "checkpoints" / "24")
     shutil.copytree(other / "checkpoints" / "24", finished / "checkpoints" / "24")
     before = content(finished)

@@ -13,8 +13,9 @@ from tests.models.draws import drawn
 CONFIGS = {
     "unet": UNet(channels=8, multipliers=(1, 2), blocks=(1, 1), attention=(1,), heads=2, patch=2),
     "unet-local": UNet(channels=8, multipliers=(1, 1, 2), blocks=(2, 1, 1), attention=(), heads=1, patch=1),
-    "dit": DiT(patch=4, width=16, depth=2, heads=2, mlp_ratio=2),
+    "dit": DiT(patch_size=4, num_layers=2, num_attention_heads=2, attention_head_dim=8),
 }
+LAST = {"unet": "leave", "unet-local": "leave", "dit": "proj_out_2"}
 SIZE, CHANNELS, CLASSES, BATCH = 16, 3, 5, 4
 LABELS = jnp.array([0, 1, 2, CLASSES])
 every_config = pytest.mark.parametrize("name", CONFIGS)
@@ -52,7 +53,7 @@ def test_output_starts_at_zero_and_can_leave_it(name):
     assert not network.apply(params, x, noise_label, {"label": LABELS}).any()
     loss = lambda p: jnp.square(network.apply(p, x, noise_label, {"label": LABELS}) - x).mean()
     gradient = jax.jit(jax.grad(loss))(params)
-    assert jnp.abs(gradient["leave"]["kernel"]).max() > 1e-4
+    assert jnp.abs(gradient[LAST[name]]["kernel"]).max() > 1e-4
 
 
 @every_config

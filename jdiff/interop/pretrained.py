@@ -1,0 +1,230 @@
+"""Networks as folders in the layout of diffusers and transformers: config.json beside safetensors.
+
+    config, network, params, _ = from_pretrained("path/to/unet")
+    save_pretrained("another/folder", config, params)
+
+Parameters are read one tensor at a time, each into its sharding: host memory holds little more than the largest tensor.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff.interop.names import Place, place
+from jdiff.interop.tensors import DIFFUSERS, Tensors, open_tensors, save_tensors
+from jdiff.models import CONFIGS, Compute, Network, functional
+from jdiff.typing import Array, Params
+
+VERSION = "0.42.0"  # of diffusers, whose fields these are
+
+
+class Pretrained(NamedTuple):
+    """What a folder holds."""
+
+    config: Any
+    network: Network
+    params: Params
+    differences: list[str]
+    """What did not fit; empty unless it was read with strict=False."""
+
+
+def from_pretrained(
+    source: str | os.PathLike,
+    *,
+    expected: type | None = None,
+    compute: Compute | None = None,
+    dtype: Any = jnp.float32,
+    shardings: Callable[[Params], Any] | None = None,
+    strict: bool = True,
+) -> Pretrained:
+    """The network of a folder, or of a repository of the Hugging Face hub ("name/name").
+
+    `expected`: the config class that it must be. `shardings`: from the abstract parameters to a tree of shardings.
+    Raises ValueError that lists every field of the config that is not known or not supported, and every tensor that is
+    missing, of the wrong shape, or that the network does not use. With `strict=False` such tensors are listed in
+    `differences` instead, and what is missing has its initial value (of key 0).
+    """
+    folder = located(source)
+    config = read_config(folder / "config.json", expected)
+    config = config if compute is None else dataclasses.replace(config, compute=compute)
+    network = functional(config.module)
+    abstract = jax.eval_shape(network.init, jax.random.key(0))
+    wanted = shardings(abstract) if shardings else jax.tree.map(lambda _: None, abstract)
+    places = dict(_places(config, abstract))
+    with open_tensors(folder, weights_name(config)) as tensors:
+        bad, differences = _compared(places, tensors)
+        if strict and differences:
+            raise ValueError(f"{folder} does not fit {config.published}:\n" + "\n".join(differences))
+        start = network.init(jax.random.key(0)) if bad else None
+        leaves = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+            key = names_of(path)
+            sharding = at(wanted, key)
+            if key in bad:
+                leaves[key] = jax.device_put(at(start, key).astype(dtype), sharding)
+            else:
+                leaves[key] = _read(tensors, places[key], leaf.shape, dtype, sharding)
+    params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[names_of(path)], abstract)
+    return Pretrained(config, network, params, differences)
+
+
+def save_pretrained(folder: str | os.PathLike, config: Any, params: Params) -> None:
+    """Writes a network so that PyTorch's class of that name loads it. Each tensor keeps its dtype.
+
+    Raises ValueError for parameters that are not those of `config`.
+    """
+    abstract = jax.eval_shape(functional(config.module).init, jax.random.key(0))
+    shapes = {names_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    given = {names_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    wrong = sorted("/".join(key) for key in shapes if key not in given or given[key].shape != shapes[key])
+    wrong += sorted("/".join(key) for key in given.keys() - shapes.keys())
+    if wrong:
+        raise ValueError(f"params are not those of {config}: {', '.join(wrong)}")
+    tensors: dict[str, Array | np.ndarray] = {}
+    for key, leaf in given.items():
+        where = place(config, key, leaf.shape)
+        for i, name in enumerate(where.keys):
+            tensors[name] = where.theirs(leaf[i] if where.stacked else leaf)
+    save_tensors(Path(folder), tensors, weights_name(config))
+    write_config(Path(folder) / "config.json", config)
+
+
+def located(source: str | os.PathLike) -> Path:
+    """The folder itself, or a repository of the hub, downloaded without anything that is pickled.
+
+    Raises FileNotFoundError for what is neither."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise FileNotFoundError(f"{source} is no folder, and no name of a repository as in organization/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(f"{source} is no folder here, and the hub did not give it: {error}") from error
+
+
+def weights_name(config: Any) -> str:
+    """The name of the safetensors beside config.json, which depends on the library."""
+    return getattr(config, "weights", DIFFUSERS)
+
+
+def read_config(path: Path, expected: type | None = None) -> Any:
+    """The config in a file.
+
+    Raises ValueError that lists every field that is not known, or has a value that is not supported; for a file that is
+    not JSON, or of another class than `expected` or any that there is; FileNotFoundError where there is no file.
+    """
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    name = fields.get("_class_name") or (fields.get("architectures") or [None])[0]
+    known = {config.published: config for config in CONFIGS}
+    if name not in known:
+        raise ValueError(f"{path} is of class {name}; there are {', '.join(known)}")
+    config = known[name]
+    if expected is not None and config is not expected:
+        raise ValueError(f"{path} is of class {name}, not {expected.published}")
+    return _config(config, fields, path)
+
+
+def _config(config: type, fields: Mapping[str, Any], path: Path) -> Any:
+    own = {field.name for field in dataclasses.fields(config)} - {"compute"}
+    ignored = getattr(config, "ignored", frozenset())
+    given = {key: value for key, value in fields.items() if not key.startswith("_") and key not in ignored}
+    unknown = sorted(given.keys() - own - config.fixed.keys())
+    unsupported = [
+        f"{key}={given[key]!r} (supported: {value!r})"
+        for key, value in config.fixed.items()
+        if key in given and given[key] != value
+    ]
+    if unknown or unsupported:
+        problems = [f"unknown {key}={given[key]!r}" for key in unknown] + [
+            f"unsupported {what}" for what in unsupported
+        ]
+        raise ValueError(f"{path}, fields of {config.published}: {'; '.join(problems)}")
+    return config(**{key: _tuples(value) for key, value in given.items() if key in own})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def write_config(path: Path, config: Any) -> None:
+    """Writes config.json, whole."""
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "compute"}
+    name = {"_class_name": config.published, "_diffusers_version": VERSION}
+    if weights_name(config) != DIFFUSERS:
+        name = {"architectures": [config.published], "model_type": config.model_type}
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(name | config.fixed | own, indent=2, sort_keys=True) + "\n")
+    os.replace(part, path)
+
+
+def names_of(path: tuple) -> tuple[str, ...]:
+    """The names along the path of a leaf."""
+    return tuple(entry.key for entry in path)
+
+
+def at(tree: Any, path: tuple[str, ...]) -> Any:
+    """The part of a nested dict at a path."""
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _places(config: Any, abstract: Params) -> Iterator[tuple[tuple[str, ...], Place]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+        yield names_of(path), place(config, names_of(path), leaf.shape)
+
+
+def _compared(places: Mapping[tuple[str, ...], Place], tensors: Tensors) -> tuple[set[tuple[str, ...]], list[str]]:
+    """The parameters that cannot be read, and everything that differs."""
+    bad, differences, used = set(), [], set()
+    for path, where in places.items():
+        used |= set(where.keys)
+        for key in where.keys:
+            entry = tensors.entries.get(key)
+            if entry is None:
+                differences.append(f"missing {key} {where.shape}")
+            elif entry.shape != where.shape:
+                differences.append(f"wrong shape of {key}: {entry.shape} instead of {where.shape}")
+            else:
+                continue
+            bad.add(path)
+        if path not in bad and not where.stacked and len(where.keys) > 1:
+            first = tensors.read(where.keys[0])
+            others = [key for key in where.keys[1:] if not np.array_equal(tensors.read(key), first)]
+            if others:
+                bad.add(path)
+                differences.append(f"not equal to {where.keys[0]}, whose copies they should be: {', '.join(others)}")
+    unused = [f"not used: {key} {entry.shape}" for key, entry in tensors.entries.items() if key not in used]
+    return bad, differences + unused
+
+
+@partial(jax.jit, donate_argnums=0)
+def _placed(stack: Array, tensor: Array, i: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, tensor, i, 0)
+
+
+def _read(tensors: Tensors, where: Place, shape: tuple[int, ...], dtype: Any, sharding: Any) -> Array:
+    """One parameter, its tensors read one after the other."""
+    if not where.stacked:
+        return jax.device_put(where.ours(tensors.read(where.keys[0])).astype(dtype), sharding)
+    stack = jnp.zeros(shape, dtype, device=sharding)
+    for i, key in enumerate(where.keys):
+        stack = _placed(stack, where.ours(tensors.read(key)).astype(dtype), i)
+    return stack

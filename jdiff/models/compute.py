@@ -1,0 +1,74 @@
+"""How a network computes, which changes nothing of what it is: dtype, scan and rematerialization."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+# What the backward pass may keep of a block; it computes the rest again.
+REMAT: dict[str, Callable[..., Any]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_with_no_batch_dims": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How a network computes. Parameters are float32, whatever it says.
+
+    Raises ValueError for a dtype or a policy that is not one.
+    """
+
+    dtype: str = "float32"
+    """Of activations: "float32" or "bfloat16"."""
+    remat: str = "none"
+    """What blocks compute again in the backward pass: "none", "full" (everything), "dots" (all but products of
+    matrices), "dots_with_no_batch_dims" (and those of attention)."""
+    scan: bool = True
+    """Whether equal blocks are one loop, compiled once, or written out."""
+
+    def __post_init__(self):
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype: {self.dtype!r} is not float32 or bfloat16")
+        if self.remat not in ("none", *REMAT):
+            raise ValueError(f"remat: {self.remat!r} is not none or one of {', '.join(REMAT)}")
+
+    def checkpointed(self, block: Callable) -> Callable:
+        """The block with its rematerialization."""
+        return block if self.remat == "none" else jax.checkpoint(block, policy=REMAT[self.remat])
+
+
+PLAIN = Compute()  # the default of every network
+
+
+class Stack(nnx.Module):
+    """Equal blocks in a row, `make(rngs)` each: (x, ...) -> x. Their parameters are stacked along a first axis, under
+    the name `each`, whether they are scanned or not."""
+
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, compute: Compute, *, rngs: nnx.Rngs):
+        self.depth, self.compute = depth, compute
+        keys = jax.random.split(rngs(), depth)
+        graph = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
+        self.each = nnx.merge(graph, jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(keys))
+
+    def __call__(self, x: Any, *inputs: Any, collect: bool = False) -> Any:
+        """x, an array or a tuple, through all blocks, each given the same `inputs`; with `collect`, also what each
+        block was given, stacked."""
+        graph, state = nnx.split(self.each)
+
+        def block(x: Any, state: nnx.State) -> tuple[Any, Any]:
+            return nnx.merge(graph, state)(x, *inputs), x if collect else None
+
+        block = self.compute.checkpointed(block)
+        if self.compute.scan:
+            x, given = jax.lax.scan(block, x, state)
+        else:
+            seen = []
+            for i in range(self.depth):
+                x, before = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+                seen.append(before)
+            given = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen) if collect else None
+        return (x, given) if collect else x

@@ -1,0 +1,58 @@
+"""Sinusoids of noise labels and of positions, and the vectors made of them.
+
+- Timesteps (DDPM, 2006.11239): sin and cos of t w_k with w_k geometric from 1 to 1e-4.
+- Positions (2-D, MAE 2111.06377, DiT 2212.09748): half the width says the column, half the row, each as sin and cos.
+- Fourier features (2006.10739): sin and cos of 2 pi t w with fixed random w.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jdiff.models.compute import Compute
+from jdiff.typing import Array
+
+
+def timesteps(t: Array, width: int, *, flip: bool = True, shift: float = 1.0, period: float = 10000.0) -> Array:
+    """[...] -> [..., width], float32: sin and cos (cos first if `flip`) of t w_k.
+
+    w_k = period^(-k / (width / 2 - shift)). An odd width ends with a zero."""
+    half = width // 2
+    frequencies = np.exp(-math.log(period) * np.arange(half, dtype=np.float32) / np.float32(half - shift))
+    angles = t.astype(jnp.float32)[..., None] * frequencies
+    parts = [jnp.cos(angles), jnp.sin(angles)] if flip else [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate([*parts, jnp.zeros_like(angles[..., : width % 2])], axis=-1)
+
+
+def sincos_positions(height: int, width: int, features: int, *, base: int, scale: float = 1.0) -> np.ndarray:
+    """[height, width, features] float32 sinusoids of the column (first half) and of the row.
+
+    Positions are spread so that `base` of them would lie one apart whatever the size of the picture, and divided by
+    `scale`. Raises ValueError where `features` does not divide by 4.
+    """
+    if features % 4:
+        raise ValueError(f"features: {features} is not a multiple of 4")
+    frequencies = 10000.0 ** -(np.arange(features // 4) / (features // 4))
+
+    def along(count: int) -> np.ndarray:
+        places = np.arange(count, dtype=np.float32) / np.float32(count / base) / np.float32(scale)
+        angles = places[:, None].astype(np.float64) * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    columns = np.broadcast_to(along(width)[None], (height, width, features // 2))
+    rows = np.broadcast_to(along(height)[:, None], (height, width, features // 2))
+    return np.concatenate([columns, rows], axis=-1).astype(np.float32)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two dense layers with an activation between: [..., width_in] -> [..., width]."""
+
+    def __init__(self, width_in: int, width: int, compute: Compute, *, rngs: nnx.Rngs):
+        self.linear_1 = nnx.Linear(width_in, width, dtype=compute.dtype, rngs=rngs)
+        self.linear_2 = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.linear_2(jax.nn.silu(self.linear_1(x)))
