@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jdiff.models.convolution import double, halve
 from jdiff.models.layers import ZERO, Conditioning, SelfAttention, depth_to_space, rms_norm, space_to_depth
 from jdiff.typing import Array, Cond
 
@@ -143,14 +144,3 @@ class UNetModule(nnx.Module):
                 x = block(merge(jnp.concatenate([x, skips.pop()], axis=-1)), embedding)
         x = self.leave(jax.nn.silu(rms_norm(x) * self.gain[...]))
         return depth_to_space(x, self.patch)
-
-
-def halve(x: Array) -> Array:
-    """[B, H, W, C] -> [B, H/2, W/2, C]: mean over squares of 2x2."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
-
-
-def double(x: Array) -> Array:
-    """[B, H, W, C] -> [B, 2H, 2W, C]: every position four times."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

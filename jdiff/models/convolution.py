@@ -1,0 +1,158 @@
+"""Layers of convolutional networks: group normalization, residual blocks, attention over pixels, halving and doubling.
+
+- Group normalization (1803.08494) over the pixels and the channels of each of `groups` groups.
+- A residual block (DDPM, 2006.11239), with e the vector of the timestep:
+      h = conv(silu(norm(x)));  h = conv(silu(norm(h + a(e))));  (x + h) / scale
+  or, with "scale_shift" (ADM, 2105.05233), norm(h) * (1 + a(e)) + b(e) in the place of norm(h + a(e)). A block that
+  halves or doubles does so to x and to silu(norm(x)).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jdiff.models.compute import Compute
+from jdiff.models.transformer import merge_heads, split_heads
+from jdiff.typing import Array
+
+
+class GroupNorm(nnx.Module):
+    """Zero mean and unit variance over each group of channels of [B, ..., C]; float32 inside."""
+
+    def __init__(self, channels: int, groups: int, eps: float):
+        if channels % groups:
+            raise ValueError(f"groups: {groups} does not divide {channels} channels")
+        self.groups, self.eps = groups, eps
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Array) -> Array:
+        b, *inner, c = x.shape
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(b, -1, self.groups, c // self.groups)
+        centred = wide - wide.mean(axis=(1, 3), keepdims=True)
+        variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
+        normal = (centred * jax.lax.rsqrt(variance + self.eps)).reshape(b, *inner, c)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def conv(
+    channels: int, out: int, compute: Compute, *, size: int = 3, stride: int = 1, rngs: nnx.Rngs, **options
+) -> nnx.Conv:
+    """A convolution with as much padding as leaves a stride of 1 the size that it was."""
+    return nnx.Conv(
+        channels, out, (size, size), strides=stride, padding=size // 2, dtype=compute.dtype, rngs=rngs, **options
+    )
+
+
+class Downsample(nnx.Module):
+    """[B, H, W, C] -> [B, H/2, W/2, out] by a convolution of stride 2; `padding` 0 pads below and right alone."""
+
+    def __init__(self, channels: int, out: int, compute: Compute, *, padding: int = 1, rngs: nnx.Rngs):
+        pads = ((0, 1), (0, 1)) if padding == 0 else padding
+        self.conv = nnx.Conv(channels, out, (3, 3), strides=2, padding=pads, dtype=compute.dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """[B, H, W, C] -> [B, 2H, 2W, out]: every pixel four times, then a convolution."""
+
+    def __init__(self, channels: int, out: int, compute: Compute, *, rngs: nnx.Rngs):
+        self.conv = conv(channels, out, compute, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(double(x))
+
+
+def halve(x: Array) -> Array:
+    """[B, H, W, C] -> [B, H/2, W/2, C]: mean over squares of 2x2."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def double(x: Array) -> Array:
+    """[B, H, W, C] -> [B, 2H, 2W, C]: every pixel four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+RESAMPLE = {"": lambda x: x, "down": halve, "up": double}
+
+
+class ResnetBlock(nnx.Module):
+    """[B, H, W, channels] -> [B, H', W', out], H' and W' as `resample` ("", "down", "up") says.
+
+    `embedding_width` is that of the vector, or None for a block without one. `scale_shift` says how it enters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        compute: Compute,
+        *,
+        embedding_width: int | None,
+        groups: int,
+        groups_out: int | None = None,
+        eps: float,
+        scale_shift: bool = False,
+        resample: str = "",
+        output_scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        self.scale_shift, self.resample, self.output_scale = scale_shift, resample, output_scale
+        self.norm1 = GroupNorm(channels, groups, eps)
+        self.conv1 = conv(channels, out, compute, rngs=rngs)
+        self.time_emb_proj = None
+        if embedding_width is not None:
+            self.time_emb_proj = nnx.Linear(embedding_width, (1 + scale_shift) * out, dtype=compute.dtype, rngs=rngs)
+        self.norm2 = GroupNorm(out, groups if groups_out is None else groups_out, eps)
+        self.conv2 = conv(out, out, compute, rngs=rngs)
+        self.conv_shortcut = conv(channels, out, compute, size=1, rngs=rngs) if channels != out else None
+
+    def __call__(self, x: Array, embedding: Array | None = None) -> Array:
+        resample = RESAMPLE[self.resample]
+        hidden = self.conv1(resample(jax.nn.silu(self.norm1(x))))
+        x = resample(x)
+        if self.time_emb_proj is None or embedding is None:
+            hidden = self.norm2(hidden)
+        else:
+            told = self.time_emb_proj(jax.nn.silu(embedding))[:, None, None]
+            if self.scale_shift:
+                scale, shift = jnp.split(told, 2, axis=-1)
+                hidden = self.norm2(hidden) * (1 + scale) + shift
+            else:
+                hidden = self.norm2(hidden + told)
+        hidden = self.conv2(jax.nn.silu(hidden))
+        x = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return (x + hidden) / self.output_scale
+
+
+class PixelAttention(nnx.Module):
+    """Attention of all pixels of [B, H, W, C] to one another: (x + attention(norm(x))) / output_scale."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        compute: Compute,
+        *,
+        groups: int,
+        eps: float,
+        output_scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        if channels % heads:
+            raise ValueError(f"heads: {heads} does not divide {channels} channels")
+        self.heads, self.output_scale = heads, output_scale
+        self.group_norm = GroupNorm(channels, groups, eps)
+        self.to_q = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_k = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_v = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_out = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        tokens = self.group_norm(x).reshape(b, h * w, c)
+        q, k, v = (split_heads(part(tokens), self.heads) for part in (self.to_q, self.to_k, self.to_v))
+        mixed = self.to_out(merge_heads(jax.nn.dot_product_attention(q, k, v)))
+        return (x + mixed.reshape(x.shape)) / self.output_scale
