@@ -5,9 +5,11 @@ Our modules have the names of diffusers' and transformers' modules, but where th
 - `kernel` [in, out] or [H, W, in, out] is `weight` [out, in] or [out, in, H, W]; `scale` and `embedding` are `weight`.
 - Under `each`, the parameters of equal blocks are stacked along a first axis; PyTorch has one tensor a block.
 - diffusers' DiT holds a copy of the timestep and label embedder in every block; we hold it once.
+- Files of transformers' classes differ by the release that wrote them: `held` finds what is theirs in a file.
 """
 
 import re
+from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,26 @@ import numpy as np
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 # Of every network: our names (with dots around) and theirs.
 NAMES = ((r"\.to_out\.", ".to_out.0."), (r"\.widen\.", ".net.0.proj."), (r"\.narrow\.", ".net.2."))
+# Of a class, before those.
+NAMES_OF = {
+    "T5EncoderModel": (
+        (r"\.each\.attention\.", ".each.layer.0."),
+        (r"\.each\.feed_forward\.", ".each.layer.1."),
+        (r"\.relative_attention_bias\.", ".block.0.layer.0.SelfAttention.relative_attention_bias."),
+    ),
+}
+# What files of before diffusers 0.18 call the parts of an attention over pixels: their names today, and then.
+OLDER = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
+# Of a class: a prefix that the files of some releases leave out; other names, which files use instead or as well.
+PREFIXES = {"CLIPTextModel": "text_model."}
+TWINS = {"T5EncoderModel": {"shared.weight": "encoder.embed_tokens.weight"}}
+# Of a class: its part of the file of a whole CLIPModel, which is one that holds WHOLE.
+PARTS = {
+    "CLIPTextModel": ("text_model.",),
+    "CLIPTextModelWithProjection": ("text_model.", "text_projection."),
+    "CLIPVisionModelWithProjection": ("vision_model.", "visual_projection."),
+}
+WHOLE = "logit_scale"
 # Of a class: a prefix that is held once here and in every block there.
 COPIES = {"DiTTransformer2DModel": ("embedder.", "transformer_blocks.{}.norm1.emb.", "num_layers")}
 
@@ -26,6 +48,15 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
     stacked: bool  # along axis 0 of ours; otherwise several keys are copies of one
     axes: tuple[int, ...]  # of theirs, in the order of ours
+
+    def among(self, names: Container[str]) -> "Place":
+        """The same where the tensors have names of before, and `names` has those."""
+
+        def present(key: str) -> str:
+            older = reduce(lambda name, pair: name.replace(*pair), OLDER, key)
+            return older if key not in names and older in names else key
+
+        return self._replace(keys=tuple(map(present, self.keys)))
 
     def ours(self, tensor: np.ndarray) -> np.ndarray:
         """A tensor with the axes of ours."""
@@ -46,7 +77,7 @@ def place(config, path: tuple[str, ...], shape: tuple[int, ...]) -> Place:
         # Ours are theirs, moved: out to the end, in before it.
         axes = (*axes[2:], 1, 0)
     name = ".".join(("", *parents, LEAVES.get(leaf, leaf)))
-    for ours, theirs in NAMES:
+    for ours, theirs in (*NAMES_OF.get(config.published, ()), *NAMES):
         name = re.sub(ours, theirs, name)
     name = name[1:]
     keys = tuple(name.replace(".each.", f".{i}.") for i in range(count)) if stacked else _copies(config, name)
@@ -63,3 +94,22 @@ def _copies(config, name: str) -> tuple[str, ...]:
     if not name.startswith(prefix):
         return (name,)
     return tuple(everywhere.format(i) + name.removeprefix(prefix) for i in range(getattr(config, field)))
+
+
+def held(config, where: Place, names: Container[str]) -> Place:
+    """The place with the names that a file holding `names` uses for the class of `config`."""
+    prefix, twins = PREFIXES.get(config.published, ""), TWINS.get(config.published, {})
+
+    def found(key: str) -> tuple[str, ...]:
+        spellings = (key, key.removeprefix(prefix), *(twins[key],) * (key in twins))
+        return tuple(dict.fromkeys(name for name in spellings if name in names)) or (key,)
+
+    return where._replace(keys=tuple(name for key in where.keys for name in found(key)))
+
+
+def unneeded(config, name: str, names: Container[str]) -> bool:
+    """Whether a file may hold a tensor that the network of `config` does not use: the positions 0, 1, 2, ... that old
+    files of transformers list, and the other parts of a whole CLIPModel."""
+    if name.endswith("embeddings.position_ids"):
+        return True
+    return WHOLE in names and config.published in PARTS and not name.startswith(PARTS[config.published])

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff.interop.names import Place, place
+from jdiff.interop.names import Place, held, place, unneeded
 from jdiff.interop.tensors import DIFFUSERS, Tensors, open_tensors, save_tensors
 from jdiff.models import CONFIGS, Compute, Network, functional
 from jdiff.typing import Array, Params
@@ -59,9 +59,10 @@ def from_pretrained(
     network = functional(config.module)
     abstract = jax.eval_shape(network.init, jax.random.key(0))
     wanted = shardings(abstract) if shardings else jax.tree.map(lambda _: None, abstract)
-    places = dict(_places(config, abstract))
     with open_tensors(folder, weights_name(config)) as tensors:
-        bad, differences = _compared(places, tensors)
+        places = {path: where.among(tensors.entries) for path, where in _places(config, abstract)}
+        places = {path: held(config, where, tensors.entries) for path, where in places.items()}
+        bad, differences = _compared(config, places, tensors)
         if strict and differences:
             raise ValueError(f"{folder} does not fit {config.published}:\n" + "\n".join(differences))
         start = network.init(jax.random.key(0)) if bad else None
@@ -133,6 +134,8 @@ def read_config(path: Path, expected: type | None = None) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
     name = fields.get("_class_name") or (fields.get("architectures") or [None])[0]
     known = {config.published: config for config in CONFIGS}
+    if name in getattr(expected, "inside", ()):
+        name, fields = expected.published, _inside(fields, expected.inside[name])
     if name not in known:
         raise ValueError(f"{path} is of class {name}; there are {', '.join(known)}")
     config = known[name]
@@ -145,7 +148,8 @@ def _config(config: type, fields: Mapping[str, Any], path: Path) -> Any:
     own = {field.name for field in dataclasses.fields(config)} - {"compute"}
     ignored = getattr(config, "ignored", frozenset())
     given = {key: value for key, value in fields.items() if not key.startswith("_") and key not in ignored}
-    unknown = sorted(given.keys() - own - config.fixed.keys())
+    derived = getattr(config, "derived", ())
+    unknown = sorted(given.keys() - own - config.fixed.keys() - set(derived))
     unsupported = [
         f"{key}={given[key]!r} (supported: {value!r})"
         for key, value in config.fixed.items()
@@ -156,7 +160,16 @@ def _config(config: type, fields: Mapping[str, Any], path: Path) -> Any:
             f"unsupported {what}" for what in unsupported
         ]
         raise ValueError(f"{path}, fields of {config.published}: {'; '.join(problems)}")
-    return config(**{key: _tuples(value) for key, value in given.items() if key in own})
+    made = config(**{key: _tuples(value) for key, value in given.items() if key in own})
+    wrong = [f"{key}={given[key]!r}" for key in derived if key in given and given[key] != getattr(made, key)]
+    if wrong:
+        raise ValueError(f"{path}, fields of {config.published}: {', '.join(wrong)} contradict {made}")
+    return made
+
+
+def _inside(fields: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The fields of one part of a config of several; older files say some of them once more, and mean those."""
+    return (fields.get(section) or {}) | (fields.get(f"{section}_dict") or {})
 
 
 def _tuples(value: Any) -> Any:
@@ -191,7 +204,9 @@ def _places(config: Any, abstract: Params) -> Iterator[tuple[tuple[str, ...], Pl
         yield names_of(path), place(config, names_of(path), leaf.shape)
 
 
-def _compared(places: Mapping[tuple[str, ...], Place], tensors: Tensors) -> tuple[set[tuple[str, ...]], list[str]]:
+def _compared(
+    config: Any, places: Mapping[tuple[str, ...], Place], tensors: Tensors
+) -> tuple[set[tuple[str, ...]], list[str]]:
     """The parameters that cannot be read, and everything that differs."""
     bad, differences, used = set(), [], set()
     for path, where in places.items():
@@ -211,8 +226,8 @@ def _compared(places: Mapping[tuple[str, ...], Place], tensors: Tensors) -> tupl
             if others:
                 bad.add(path)
                 differences.append(f"not equal to {where.keys[0]}, whose copies they should be: {', '.join(others)}")
-    unused = [f"not used: {key} {entry.shape}" for key, entry in tensors.entries.items() if key not in used]
-    return bad, differences + unused
+    unused = [key for key in tensors.entries if key not in used and not unneeded(config, key, tensors.entries)]
+    return bad, differences + [f"not used: {key} {tensors.entries[key].shape}" for key in unused]
 
 
 @partial(jax.jit, donate_argnums=0)

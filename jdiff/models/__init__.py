@@ -5,15 +5,33 @@ params = network.init(jax.random.key(0))
 raw = network.apply(params, x, noise_label, {"label": label})
 """
 
+from jdiff.models.autoencoder_kl import AutoencoderKL, Posterior
+from jdiff.models.autoencoder_tiny import AutoencoderTiny
+from jdiff.models.autoencoder_vq import Quantized, VQModel
 from jdiff.models.compute import Compute
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
 from jdiff.models.unet import UNet
+from jdiff.models.unet_condition import UNet2DCondition
 
 # Those whose weights go in and out of the layout of diffusers, where each is called `published`.
-CONFIGS = (DiT,)
+CONFIGS = (AutoencoderKL, AutoencoderTiny, VQModel, DiT, UNet2DCondition,)
 
-__all__ = ["CONFIGS", "Compute", "DiT", "Network", "UNet", "build", "functional"]
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderTiny",
+    "CONFIGS",
+    "Compute",
+    "DiT",
+    "Network",
+    "Posterior",
+    "Quantized",
+    "UNet",
+    "UNet2DCondition",
+    "VQModel",
+    "build",
+    "functional",
+]
 
 
 def build(

@@ -102,9 +102,9 @@ class ResnetBlock(nnx.Module):
         self.scale_shift, self.resample, self.output_scale = scale_shift, resample, output_scale
         self.norm1 = GroupNorm(channels, groups, eps)
         self.conv1 = conv(channels, out, compute, rngs=rngs)
-        self.time_emb_proj = None
-        if embedding_width is not None:
-            self.time_emb_proj = nnx.Linear(embedding_width, (1 + scale_shift) * out, dtype=compute.dtype, rngs=rngs)
+        told = (1 + scale_shift) * out
+        linear = lambda width: nnx.Linear(width, told, dtype=compute.dtype, rngs=rngs)
+        self.time_emb_proj = None if embedding_width is None else linear(embedding_width)
         self.norm2 = GroupNorm(out, groups if groups_out is None else groups_out, eps)
         self.conv2 = conv(out, out, compute, rngs=rngs)
         self.conv_shortcut = conv(channels, out, compute, size=1, rngs=rngs) if channels != out else None
