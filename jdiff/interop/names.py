@@ -49,15 +49,6 @@ class Place(NamedTuple):
     stacked: bool  # along axis 0 of ours; otherwise several keys are copies of one
     axes: tuple[int, ...]  # of theirs, in the order of ours
 
-    def among(self, names: Container[str]) -> "Place":
-        """The same where the tensors have names of before, and `names` has those."""
-
-        def present(key: str) -> str:
-            older = reduce(lambda name, pair: name.replace(*pair), OLDER, key)
-            return older if key not in names and older in names else key
-
-        return self._replace(keys=tuple(map(present, self.keys)))
-
     def ours(self, tensor: np.ndarray) -> np.ndarray:
         """A tensor with the axes of ours."""
         return tensor.transpose(self.axes)
@@ -101,10 +92,16 @@ def held(config, where: Place, names: Container[str]) -> Place:
     prefix, twins = PREFIXES.get(config.published, ""), TWINS.get(config.published, {})
 
     def found(key: str) -> tuple[str, ...]:
-        spellings = (key, key.removeprefix(prefix), *(twins[key],) * (key in twins))
+        spellings = (key, key.removeprefix(prefix), _before(key), *(twins[key],) * (key in twins))
         return tuple(dict.fromkeys(name for name in spellings if name in names)) or (key,)
 
     return where._replace(keys=tuple(name for key in where.keys for name in found(key)))
+
+
+def _before(name: str) -> str:
+    for today, then in OLDER:
+        name = name.replace(today, then)
+    return name
 
 
 def unneeded(config, name: str, names: Container[str]) -> bool:

@@ -60,8 +60,7 @@ def from_pretrained(
     abstract = jax.eval_shape(network.init, jax.random.key(0))
     wanted = shardings(abstract) if shardings else jax.tree.map(lambda _: None, abstract)
     with open_tensors(folder, weights_name(config)) as tensors:
-        places = {path: where.among(tensors.entries) for path, where in _places(config, abstract)}
-        places = {path: held(config, where, tensors.entries) for path, where in places.items()}
+        places = {path: held(config, where, tensors.entries) for path, where in _places(config, abstract)}
         bad, differences = _compared(config, places, tensors)
         if strict and differences:
             raise ValueError(f"{folder} does not fit {config.published}:\n" + "\n".join(differences))

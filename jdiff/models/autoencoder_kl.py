@@ -221,9 +221,7 @@ class Encoder(nnx.Module):
         self.conv_in = conv(config.in_channels, widths[0], config.compute, rngs=rngs)
         levels = zip((widths[0], *widths), widths, config.down_block_types, strict=False)
         self.down_blocks = nnx.List(
-            Level(
-                config, before, width, depth, attention=DOWN[kind], resample="down" if i < last else "", rngs=rngs
-            )
+            Level(config, before, width, depth, attention=DOWN[kind], resample="down" if i < last else "", rngs=rngs)
             for i, (before, width, kind) in enumerate(levels)
         )
         self.mid_block = Middle(config, widths[-1], rngs=rngs)

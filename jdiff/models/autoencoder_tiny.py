@@ -60,8 +60,7 @@ class AutoencoderTiny:
                 raise ValueError(f"{half}_block_out_channels: {widths} are not all the same")
             if len(blocks) != len(widths):
                 raise ValueError(
-                    f"num_{half}_blocks: {blocks} has {len(blocks)} entries for {len(widths)} "
-                    f"{half}_block_out_channels"
+                    f"num_{half}_blocks: {blocks} has {len(blocks)} entries for {len(widths)} {half}_block_out_channels"
                 )
 
     @property
