@@ -91,9 +91,9 @@ def held(config, where: Place, names: Container[str]) -> Place:
     """The place with the names that a file holding `names` uses for the class of `config`."""
     prefix, twins = PREFIXES.get(config.published, ""), TWINS.get(config.published, {})
 
-    def found(key: str) -> tuple[str, ...]:
-        spellings = (key, key.removeprefix(prefix), _before(key), *(twins[key],) * (key in twins))
-        return tuple(dict.fromkeys(name for name in spellings if name in names)) or (key,)
+    def found(key: str) -> list[str]:
+        first = next((name for name in (key, key.removeprefix(prefix), _before(key)) if name in names), None)
+        return [name for name in (first, twins.get(key)) if name is not None and name in names] or [key]
 
     return where._replace(keys=tuple(name for key in where.keys for name in found(key)))
 

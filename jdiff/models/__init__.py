@@ -8,25 +8,46 @@ raw = network.apply(params, x, noise_label, {"label": label})
 from jdiff.models.autoencoder_kl import AutoencoderKL, Posterior
 from jdiff.models.autoencoder_tiny import AutoencoderTiny
 from jdiff.models.autoencoder_vq import Quantized, VQModel
+from jdiff.models.clip import CLIPText, CLIPTextWithProjection, CLIPVisionWithProjection, EncodedImage, EncodedText
 from jdiff.models.compute import Compute
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
+from jdiff.models.t5 import T5Encoder
 from jdiff.models.unet import UNet
+from jdiff.models.unet_2d import UNet2D
 from jdiff.models.unet_condition import UNet2DCondition
 
 # Those whose weights go in and out of the layout of diffusers, where each is called `published`.
-CONFIGS = (AutoencoderKL, AutoencoderTiny, VQModel, DiT, UNet2DCondition,)
+CONFIGS = (
+    AutoencoderKL,
+    AutoencoderTiny,
+    VQModel,
+    DiT,
+    UNet2D,
+    UNet2DCondition,
+    CLIPText,
+    CLIPTextWithProjection,
+    CLIPVisionWithProjection,
+    T5Encoder,
+)
 
 __all__ = [
     "AutoencoderKL",
     "AutoencoderTiny",
+    "CLIPText",
+    "CLIPTextWithProjection",
+    "CLIPVisionWithProjection",
     "CONFIGS",
     "Compute",
     "DiT",
+    "EncodedImage",
+    "EncodedText",
     "Network",
     "Posterior",
     "Quantized",
+    "T5Encoder",
     "UNet",
+    "UNet2D",
     "UNet2DCondition",
     "VQModel",
     "build",

@@ -141,7 +141,9 @@ class CLIPVisionWithProjection:
         _check(self)
         for field in ("image_size", "patch_size"):
             if not isinstance(getattr(self, field), int):
-                raise ValueError(f"{field}: {getattr(self, field)!r} is not an integer; pictures and patches are square")
+                raise ValueError(
+                    f"{field}: {getattr(self, field)!r} is not an integer; pictures and patches are square"
+                )
 
     def module(self, rngs: nnx.Rngs) -> "CLIPVisionModule":
         """(pixels [B, image_size, image_size, num_channels], normalized as the encoder wants) -> EncodedImage."""
