@@ -7,8 +7,11 @@
   halves or doubles does so to x and to silu(norm(x)).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jdiff.models.compute import Compute
@@ -75,13 +78,35 @@ def double(x: Array) -> Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-RESAMPLE = {"": lambda x: x, "down": halve, "up": double}
+def fir_halve(x: Array) -> Array:
+    """`halve`, by the filter (1, 3, 3, 1) x (1, 3, 3, 1) (StyleGAN2, 1912.04958); zeros lie outside."""
+    return _filtered(x, FIR, window_strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def fir_double(x: Array) -> Array:
+    """`double`, by the filter of `fir_halve`."""
+    return _filtered(x, 4 * FIR, window_strides=(1, 1), padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
+
+
+FIR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
+
+
+def _filtered(x: Array, kernel: np.ndarray, **how: Any) -> Array:
+    """Each channel of [B, H, W, C] convolved with a kernel [4, 4]."""
+    channels = x.shape[-1]
+    rhs = jnp.broadcast_to(jnp.asarray(kernel, x.dtype)[:, :, None, None], (4, 4, 1, channels))
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, rhs, feature_group_count=channels, dimension_numbers=names, **how)
+
+
+RESAMPLE = {"": lambda x: x, "down": halve, "up": double, "fir_down": fir_halve, "fir_up": fir_double}
 
 
 class ResnetBlock(nnx.Module):
-    """[B, H, W, channels] -> [B, H', W', out], H' and W' as `resample` ("", "down", "up") says.
+    """[B, H, W, channels] -> [B, H', W', out], H' and W' as `resample`, a key of RESAMPLE, says.
 
     `embedding_width` is that of the vector, or None for a block without one. `scale_shift` says how it enters.
+    `shortcut` is for a product on the way past, which there is where the channels change.
     """
 
     def __init__(
@@ -97,6 +122,7 @@ class ResnetBlock(nnx.Module):
         scale_shift: bool = False,
         resample: str = "",
         output_scale: float = 1.0,
+        shortcut: bool = False,
         rngs: nnx.Rngs,
     ):
         self.scale_shift, self.resample, self.output_scale = scale_shift, resample, output_scale
@@ -107,7 +133,8 @@ class ResnetBlock(nnx.Module):
         self.time_emb_proj = None if embedding_width is None else linear(embedding_width)
         self.norm2 = GroupNorm(out, groups if groups_out is None else groups_out, eps)
         self.conv2 = conv(out, out, compute, rngs=rngs)
-        self.conv_shortcut = conv(channels, out, compute, size=1, rngs=rngs) if channels != out else None
+        shortcut = shortcut or channels != out
+        self.conv_shortcut = conv(channels, out, compute, size=1, rngs=rngs) if shortcut else None
 
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
         resample = RESAMPLE[self.resample]
@@ -128,7 +155,8 @@ class ResnetBlock(nnx.Module):
 
 
 class PixelAttention(nnx.Module):
-    """Attention of all pixels of [B, H, W, C] to one another: (x + attention(norm(x))) / output_scale."""
+    """Attention of all pixels of [B, H, W, C] to one another: (x + attention(norm(x))) / output_scale; no norm
+    where `groups` is None. What follows x in a call is not used."""
 
     def __init__(
         self,
@@ -136,7 +164,7 @@ class PixelAttention(nnx.Module):
         heads: int,
         compute: Compute,
         *,
-        groups: int,
+        groups: int | None,
         eps: float,
         output_scale: float = 1.0,
         rngs: nnx.Rngs,
@@ -144,15 +172,15 @@ class PixelAttention(nnx.Module):
         if channels % heads:
             raise ValueError(f"heads: {heads} does not divide {channels} channels")
         self.heads, self.output_scale = heads, output_scale
-        self.group_norm = GroupNorm(channels, groups, eps)
+        self.group_norm = None if groups is None else GroupNorm(channels, groups, eps)
         self.to_q = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
         self.to_k = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
         self.to_v = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
         self.to_out = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *_: Any) -> Array:
         b, h, w, c = x.shape
-        tokens = self.group_norm(x).reshape(b, h * w, c)
+        tokens = (x if self.group_norm is None else self.group_norm(x)).reshape(b, h * w, c)
         q, k, v = (split_heads(part(tokens), self.heads) for part in (self.to_q, self.to_k, self.to_v))
         mixed = self.to_out(merge_heads(jax.nn.dot_product_attention(q, k, v)))
         return (x + mixed.reshape(x.shape)) / self.output_scale

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff.models import UNet2DCondition, functional
 from tests.interop.peers import agree, diffusers, drawn, images, torch
 
 SMALL = {"sample_size": 8, "norm_num_groups": 4, "layers_per_block": 1}
