@@ -71,11 +71,16 @@ def place(config, path: tuple[str, ...], shape: tuple[int, ...]) -> Place:
     for ours, theirs in (*NAMES_OF.get(config.published, ()), *NAMES):
         name = re.sub(ours, theirs, name)
     name = name[1:]
-    keys = tuple(name.replace(".each.", f".{i}.") for i in range(count)) if stacked else _copies(config, name)
+    keys = tuple(_numbered(name, i) for i in range(count)) if stacked else _copies(config, name)
     their_shape = [0] * len(shape)
     for position, axis in enumerate(axes):
         their_shape[axis] = shape[position]
     return Place(keys, tuple(their_shape), stacked, axes)
+
+
+def _numbered(name: str, i: int) -> str:
+    """The name of block i of a stack; a number before `each` is that of the stack's first."""
+    return re.sub(r"(?:\.(\d+))?\.each\.", lambda found: f".{int(found[1] or 0) + i}.", name)
 
 
 def _copies(config, name: str) -> tuple[str, ...]:

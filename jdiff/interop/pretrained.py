@@ -94,6 +94,7 @@ def save_pretrained(folder: str | os.PathLike, config: Any, params: Params) -> N
         where = place(config, key, leaf.shape)
         for i, name in enumerate(where.keys):
             tensors[name] = where.theirs(leaf[i] if where.stacked else leaf)
+    tensors |= constants(config)
     save_tensors(Path(folder), tensors, weights_name(config))
     write_config(Path(folder) / "config.json", config)
 
@@ -114,6 +115,11 @@ def located(source: str | os.PathLike) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"{source} is no folder here, and the hub did not give it: {error}") from error
+
+
+def constants(config: Any) -> dict[str, np.ndarray]:
+    """What files of this class hold that is no parameter: it follows from the config."""
+    return config.constants() if hasattr(config, "constants") else {}
 
 
 def weights_name(config: Any) -> str:
@@ -225,6 +231,11 @@ def _compared(
             if others:
                 bad.add(path)
                 differences.append(f"not equal to {where.keys[0]}, whose copies they should be: {', '.join(others)}")
+    for key, value in constants(config).items():
+        used.add(key)
+        # A file may have stored it in half precision.
+        if key in tensors.entries and not np.allclose(tensors.read(key).astype(np.float32), value, atol=4e-3):
+            differences.append(f"{key} is not what {config.published} has with this config")
     unused = [key for key in tensors.entries if key not in used and not unneeded(config, key, tensors.entries)]
     return bad, differences + [f"not used: {key} {tensors.entries[key].shape}" for key in unused]
 

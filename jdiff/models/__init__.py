@@ -12,6 +12,7 @@ from jdiff.models.clip import CLIPText, CLIPTextWithProjection, CLIPVisionWithPr
 from jdiff.models.compute import Compute
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
+from jdiff.models.mmdit import MMDiT
 from jdiff.models.t5 import T5Encoder
 from jdiff.models.unet import UNet
 from jdiff.models.unet_2d import UNet2D
@@ -23,6 +24,7 @@ CONFIGS = (
     AutoencoderTiny,
     VQModel,
     DiT,
+    MMDiT,
     UNet2D,
     UNet2DCondition,
     CLIPText,
@@ -42,6 +44,7 @@ __all__ = [
     "DiT",
     "EncodedImage",
     "EncodedText",
+    "MMDiT",
     "Network",
     "Posterior",
     "Quantized",
