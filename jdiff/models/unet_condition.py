@@ -42,7 +42,6 @@ class UNet2DCondition:
         "num_attention_heads": None,
         "dual_cross_attention": False,
         "class_embed_type": None,
-        "upcast_attention": False,
         "resnet_skip_time_act": False,
         "resnet_out_scale_factor": 1.0,
         "time_embedding_type": "positional",
@@ -57,6 +56,9 @@ class UNet2DCondition:
         "cross_attention_norm": None,
         "addition_embed_type_num_heads": 64,
     }
+
+    # Softmax is in float32 anyway.
+    ignored: ClassVar[frozenset] = frozenset({"upcast_attention"})
 
     sample_size: int | tuple[int, int] | None = None
     """Edge of the images that it was trained on; changes nothing."""
