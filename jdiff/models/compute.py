@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jdiff.models.keys import Keys
+
 # What the backward pass may keep of a block; it computes the rest again.
 REMAT: dict[str, Callable[..., Any]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -48,11 +50,11 @@ class Stack(nnx.Module):
     """Equal blocks in a row, `make(rngs)` each: (x, ...) -> x. Their parameters are stacked along a first axis, under
     the name `each`, whether they are scanned or not."""
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, compute: Compute, *, rngs: nnx.Rngs):
+    def __init__(self, make: Callable[[Any], nnx.Module], depth: int, compute: Compute, *, rngs: nnx.Rngs):
         self.depth, self.compute = depth, compute
         keys = jax.random.split(rngs(), depth)
-        graph = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
-        self.each = nnx.merge(graph, jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(keys))
+        graph = nnx.split(nnx.eval_shape(lambda: make(Keys(jax.random.key(0)))))[0]
+        self.each = nnx.merge(graph, jax.vmap(lambda key: nnx.state(make(Keys(key))))(keys))
 
     def __call__(self, x: Any, *inputs: Any, collect: bool = False) -> Any:
         """x, an array or a tuple, through all blocks, each given the same `inputs`; with `collect`, also what each

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jdiff.models.keys import Keys
 from jdiff.typing import Array, Key, Params
 
 
@@ -31,13 +32,13 @@ class Network(NamedTuple):
     apply: Callable[..., Any]
 
 
-def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+def functional(make: Callable[[Any], nnx.Module]) -> Network:
     """The `Network` of the module that `make(rngs)` constructs.
 
-    `make` is called here on abstract values, and once in every `init`; it draws its initial values from the default
-    stream of `rngs` and nothing else. Raises `ValueError` naming every variable that is not an `nnx.Param`.
+    `make` is called here on abstract values, and once in every `init`; `rngs` is a `Keys`, which gives a key a call.
+    Raises `ValueError` naming every variable that is not an `nnx.Param`.
     """
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(Keys(jax.random.key(0)))))
     variables = dict(nnx.to_flat_state(abstract))
     other = {_name(path): type(v).__name__ for path, v in variables.items() if type(v) is not nnx.Param}
     if other:
@@ -46,7 +47,7 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     shapes = {tuple(map(str, path)): v.shape for path, v in variables.items()}
 
     def init(key: Key) -> Params:
-        state = nnx.state(make(nnx.Rngs(key)))
+        state = nnx.state(make(Keys(key)))
         return _nest({tuple(map(str, path)): v[...] for path, v in nnx.to_flat_state(state)})
 
     def apply(params: Params, *inputs: Any, method: str = "__call__") -> Any:
