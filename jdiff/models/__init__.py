@@ -8,7 +8,8 @@ raw = network.apply(params, x, noise_label, {"label": label})
 from jdiff.models.autoencoder_kl import AutoencoderKL, Posterior
 from jdiff.models.autoencoder_tiny import AutoencoderTiny
 from jdiff.models.autoencoder_vq import Quantized, VQModel
-from jdiff.models.clip import CLIPText, CLIPTextWithProjection, CLIPVisionWithProjection, EncodedImage, EncodedText
+from jdiff.models.clip import CLIPText, CLIPTextWithProjection, EncodedText
+from jdiff.models.clip_vision import CLIPVisionWithProjection, EncodedImage
 from jdiff.models.compute import Compute
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
@@ -34,12 +35,12 @@ CONFIGS = (
 )
 
 __all__ = [
+    "CONFIGS",
     "AutoencoderKL",
     "AutoencoderTiny",
     "CLIPText",
     "CLIPTextWithProjection",
     "CLIPVisionWithProjection",
-    "CONFIGS",
     "Compute",
     "DiT",
     "EncodedImage",

@@ -64,8 +64,8 @@ class T5Encoder:
         exact = self.relative_attention_num_buckets // 4
         if exact < 1 or self.relative_attention_max_distance <= exact:
             raise ValueError(
-                f"relative_attention_num_buckets: {self.relative_attention_num_buckets} is less than 4, or a quarter of "
-                f"it is not less than relative_attention_max_distance={self.relative_attention_max_distance}"
+                f"relative_attention_num_buckets: {self.relative_attention_num_buckets} is less than 4, or a quarter "
+                f"of it is not less than relative_attention_max_distance={self.relative_attention_max_distance}"
             )
 
     @property
@@ -186,7 +186,7 @@ class Encoder(nnx.Module):
         self.final_layer_norm = _norm(config, rngs)
 
     def __call__(self, x: Array, mask: Array | None) -> Array:
-        bias = self.relative_attention_bias(buckets(x.shape[1], self.config)).transpose(2, 0, 1)[None]
+        bias = self.relative_attention_bias(jnp.asarray(buckets(x.shape[1], self.config))).transpose(2, 0, 1)[None]
         return self.final_layer_norm(self.block(x, bias, mask))
 
 

@@ -149,7 +149,7 @@ def test_how_it_computes_changes_little(compute):
     assert all(leaf.dtype == compute.dtype for leaf in other)
     narrow = compute.dtype == "bfloat16"
     for one, two in zip(plain, other, strict=True):
-        assert apart(two.astype(np.float32), np.asarray(one)) < (3e-2 if narrow else 1e-5)
+        assert apart(two.astype(np.float32), np.asarray(one)) < (5e-2 if narrow else 1e-5)
     assert narrow or apart(other_slope, slope) < 1e-5
 
 
