@@ -1,4 +1,4 @@
-"""TAESD, a small autoencoder with the latents of a large one (github.com/madebyollin/taesd), which it was distilled from.
+"""TAESD, a small autoencoder distilled from a large one whose latents it has (github.com/madebyollin/taesd).
 
 Blocks relu(x + conv(relu(conv(relu(conv(x)))))) without normalization. Images are moved from [-1, 1] to [0, 1] before
 the encoder and back after the decoder, and latents z are bounded smoothly before it: 3 tanh(z / 3).
