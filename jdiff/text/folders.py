@@ -1,0 +1,149 @@
+"""Tokenizers of CLIP and T5 from a folder in the layout of diffusers and transformers.
+
+- CLIP (2103.00020): vocab.json and merges.txt, or tokenizer.json. Byte-pair encoding (1508.07909) of the UTF-8 bytes of
+  the words of a lower-case text, where the last byte of a word carries "</w>".
+- T5 (1910.10683): tokenizer.json. The most probable pieces under a unigram model (1804.10959).
+
+tokenizer_config.json and special_tokens_map.json beside them say what begins, ends and pads a prompt, and its length.
+Special tokens are found in the text as well. Stable Diffusion 2 and the second encoder of XL pad with "!", so that a
+"!" in their prompts has the id of padding, in transformers as here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
+
+from jdiff.text.tokenizer import Tokenizer
+
+WORD_END = "</w>"
+# What a word is to CLIP: its two special tokens, English endings, letters, one digit, or a run of anything else.
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+CLIP = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+CLIP |= {"pad_token": "<|endoftext|>"}
+T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+LARGEST = 10**6  # what is more means "no limit" in tokenizer_config.json
+
+
+def load_tokenizer(folder: str | Path, *, limit: int | None = None) -> Tokenizer:
+    """The tokenizer of a folder. `limit`: of tokens, with begin and end; the folder's model_max_length unless given.
+
+    Raises ValueError for a tokenizer that is not CLIP's or T5's, a file that cannot be read, spiece.model alone, no
+    limit, and a special token that is not in the vocabulary; FileNotFoundError for a folder without a tokenizer.
+    """
+    folder = Path(folder)
+    settings = _settings(folder)
+    backend = _backend(folder, settings)
+    backend.no_truncation()
+    backend.no_padding()
+    special = {key: settings.get(key) or usual for key, usual in _kind(folder, backend).items()}
+    _add(folder, backend, settings, special)
+    limit = settings.get("model_max_length") if limit is None else limit
+    if limit is None or limit > LARGEST:
+        raise ValueError(f"limit: {folder} has no model_max_length; CLIP takes 77 tokens, T5 as many as it is given")
+    vocabulary = backend.get_vocab()
+    ids = {key: vocabulary[_text(token)] for key, token in special.items()}
+    return Tokenizer(
+        backend=backend, limit=int(limit), begin=ids.get("bos_token"), end=ids["eos_token"], pad=ids["pad_token"]
+    )
+
+
+def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if whole.exists():
+            return tokenizers.Tokenizer.from_file(str(whole))
+        if vocabulary.exists() and merges.exists():
+            return _clip(
+                *models.BPE.read_file(str(vocabulary), str(merges)),
+                _text(settings.get("unk_token") or CLIP["unk_token"]),
+            )
+    except Exception as error:  # the library raises this class and no other
+        files = whole.name if whole.exists() else f"{vocabulary.name} and {merges.name}"
+        raise ValueError(f"{folder}: {files} cannot be read: {error}") from error
+    if (folder / "spiece.model").exists():
+        raise ValueError(
+            f"{folder} holds spiece.model alone. Where transformers and sentencepiece are installed, this makes its "
+            f"tokenizer.json: python -c \"from transformers import AutoTokenizer as A; A.from_pretrained('{folder}')."
+            f"save_pretrained('{folder}')\""
+        )
+    raise FileNotFoundError(f"{folder} holds no tokenizer.json, and no vocab.json with merges.txt")
+
+
+def _clip(vocabulary: Any, merges: Any, unknown: str) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix=WORD_END,
+            fuse_unk=False,
+            unk_token=unknown,
+        )
+    )
+    blank = normalizers.Replace(Regex(r"\s+"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), blank, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    return backend
+
+
+def _kind(folder: Path, backend: tokenizers.Tokenizer) -> dict[str, str]:
+    """The special tokens of the kind of tokenizer that this is."""
+    model = backend.model
+    if isinstance(model, models.BPE) and model.end_of_word_suffix == WORD_END:
+        return dict(CLIP)
+    if isinstance(model, models.Unigram):
+        return dict(T5)
+    name = type(model).__name__
+    raise ValueError(f"{folder} holds a {name} tokenizer, not CLIP's (BPE with {WORD_END!r}) or T5's (Unigram)")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says; where it lists no tokens, as in older folders, special_tokens_map.json says more
+    and is right."""
+    settings = _json(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in settings:
+        settings |= _json(folder / "special_tokens_map.json")
+    return settings
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}") from error
+
+
+def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any], special: Mapping[str, Any]) -> None:
+    """Makes the backend find special tokens, and tokens that were added to the vocabulary, in the text."""
+    names = {_text(value) for value in special.values()}
+    listed = {int(i): _added(token, names) for i, token in settings.get("added_tokens_decoder", {}).items()}
+    for text, i in _json(folder / "added_tokens.json").items():
+        listed[int(i)] = AddedToken(text, special=text in names, normalized=text not in names)
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    known |= {token.content for token in listed.values()}
+    backend.add_tokens([listed[i] for i in sorted(listed)])
+    absent = [f"{key} {_text(token)!r}" for key, token in special.items() if backend.token_to_id(_text(token)) is None]
+    if absent:
+        raise ValueError(f"{folder}: not in the vocabulary: {', '.join(absent)}")
+    backend.add_tokens([_added(value, names) for value in special.values() if _text(value) not in known])
+    wrong = [f"{token.content!r} {i}" for i, token in listed.items() if backend.token_to_id(token.content) != i]
+    if wrong:
+        raise ValueError(f"{folder}: added tokens do not have the ids that they should: {', '.join(wrong)}")
+
+
+def _added(token: str | Mapping[str, Any], special: set) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, special=True)
+    flags = {key: token[key] for key in ("lstrip", "normalized", "rstrip", "single_word") if key in token}
+    return AddedToken(token["content"], special=token.get("special", False) or token["content"] in special, **flags)
+
+
+def _text(token: str | Mapping[str, Any]) -> str:
+    return token["content"] if isinstance(token, Mapping) else token
