@@ -65,6 +65,7 @@ ONLY = {
     "grain": "jdiff/data/",
     "orbax": "jdiff/train/checkpoint.py",
     "safetensors": "jdiff/interop/",
+    "tokenizers": "jdiff/text/",
     "tyro": "jdiff/cli/",
 }
 

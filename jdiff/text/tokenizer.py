@@ -73,6 +73,8 @@ class Tokenizer:
         return Tokens(*(np.stack(parts).reshape(shape) for parts in fields))
 
     def _pieces(self, name: str, prompt: str, long: str, weights: bool) -> list[Tokens]:
+        if not isinstance(prompt, str) or any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise ValueError(f"{name}: {prompt!r} is not a string of Unicode characters")
         segments = parse(prompt) if weights else [Segment(prompt, 1.0)]
         encoding = self.backend.encode("".join(part.text for part in segments), add_special_tokens=False)
         ids, count = encoding.ids, len(encoding.ids)

@@ -144,6 +144,9 @@ def test_wrong_arguments_are_refused(folder):
         tokenizer("a cat")
     with pytest.raises(ValueError, match="long: 'cut' is not one of refuse, chunk"):
         tokenizer(["a cat"], long="cut")
+    for wrong in (None, b"a cat", "a \ud83d"):
+        with pytest.raises(ValueError, match=r"prompts\[1\]: .* is not a string"):
+            tokenizer(["a cat", wrong])
     with pytest.raises(ValueError, match="limit: 1 leaves no place"):
         load_tokenizer(folder, limit=1)
 
