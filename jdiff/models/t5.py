@@ -91,9 +91,7 @@ def buckets(count: int, config: T5Encoder) -> np.ndarray:
     exact = half // 2
     distance = np.arange(count)[None] - np.arange(count)[:, None]
     far = np.maximum(np.abs(distance), exact)
-    # In float32 and in this order, as the published weights were trained: the edges of buckets depend on it.
-    steps = np.log(far.astype(np.float32) / np.float32(exact))
-    steps = steps / np.float32(math.log(config.relative_attention_max_distance / exact)) * np.float32(half - exact)
+    steps = np.log(far / exact) / math.log(config.relative_attention_max_distance / exact) * (half - exact)
     far = np.minimum(exact + steps.astype(np.int64), half - 1)
     return half * (distance > 0) + np.where(np.abs(distance) < exact, np.abs(distance), far)
 

@@ -64,7 +64,7 @@ def test_prompts_are_encoded_as_by_transformers(name, masked, tmp_path):
 
 @pytest.mark.parametrize("count, distance", [(32, 128), (8, 6), (4, 2), (64, 200), (30, 100)])
 def test_distances_share_buckets_as_in_transformers(count, distance):
-    """At every distance up to 700: their edges depend on how a logarithm is rounded."""
+    """At every distance up to 700, and so at every edge, where a logarithm is rounded."""
     config = T5Encoder(relative_attention_num_buckets=count, relative_attention_max_distance=distance)
     n = 700
     apart = torch.arange(n)[None] - torch.arange(n)[:, None]

@@ -1,10 +1,13 @@
-"""Small real vocabularies, learnt from a few sentences, in the folders of CLIP's and T5's tokenizers."""
+"""Small vocabularies, learnt from a few sentences, in the folders of CLIP's and T5's tokenizers."""
 
 import json
+import math
 import random
+from collections import Counter
 from functools import cache
+from itertools import pairwise
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 SENTENCES = [
     "a photograph of an astronaut riding a horse on mars",
@@ -50,19 +53,43 @@ def drawn_strings(count, seed=0):
 
 
 @cache
-def clip_vocabulary():
-    """(tokens, merges), as CLIP's own is made: bytes, bytes that end a word, merges, and two special tokens."""
-    learnt = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learnt.normalizer = normalizers.Lowercase()
-    words = pre_tokenizers.Split(Regex(r"'s|'re|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True)
-    learnt.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+def clip_vocabulary(count=150):
+    """(tokens, merges), as CLIP's own is made: bytes, bytes that end a word, merges, and two special tokens.
+
+    Each merge is the most frequent pair; the trainers of the package draw among equals, and do not repeat."""
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = [in_bytes.pre_tokenize_str(word)[0][0] for word in " ".join(SENTENCES).lower().split()]
+    words = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges = []
+    for _ in range(count):
+        pairs = Counter(pair for word in words for pair in pairwise(word))
+        best = max(sorted(pairs), key=pairs.__getitem__)
+        merges.append(best)
+        words = [merged(word, best) for word in words]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
-    learnt.train_from_iterator(SENTENCES, trainer)
-    merges = [tuple(pair) for pair in json.loads(learnt.to_str())["model"]["merges"]]
     return [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges), BEGIN, END], merges
+
+
+def merged(word, pair):
+    """The parts of a word with each such pair made one."""
+    parts = []
+    for part in word:
+        if parts and (parts[-1], part) == pair:
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return parts
+
+
+def t5_vocabulary():
+    """(piece, log of its frequency): all parts of words that occur twice, and single letters."""
+    words = ["▁" + word for word in " ".join(SENTENCES).split()]
+    parts = Counter(
+        word[i:j] for word in words for i in range(len(word)) for j in range(i + 1, min(len(word), i + 8) + 1)
+    )
+    total = sum(parts.values())
+    kept = [(part, math.log(n / total)) for part, n in sorted(parts.items()) if n > 1 or len(part) == 1]
+    return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *kept]
 
 
 def token(content):
@@ -87,13 +114,11 @@ def clip_folder(folder, *, pad=END, limit=77):
 def t5_folder(folder, *, limit=512):
     """A folder as that of T5's tokenizer, with a vocabulary of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    backend = Tokenizer(models.Unigram())
+    backend = Tokenizer(models.Unigram(t5_vocabulary(), unk_id=2, byte_fallback=False))
     split = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
-    backend.train_from_iterator(SENTENCES, trainer)
-    backend.add_special_tokens([AddedToken(f"<extra_id_{i}>", special=True) for i in range(4)])
+    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in range(4))]
+    backend.add_special_tokens([AddedToken(text, special=True) for text in special])
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     backend.save(str(folder / "tokenizer.json"))
     config = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "extra_ids": 4}

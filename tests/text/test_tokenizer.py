@@ -112,6 +112,16 @@ def test_each_token_has_the_weight_of_its_word(seed, folder):
     assert (tokens.weights[0, :start] == 1).all() and (tokens.weights[0, start + len(each) :] == 1).all()
 
 
+def test_a_token_of_two_weights_has_that_of_its_last_character(folder):
+    tokenizer = load_tokenizer(folder)
+    words = [token.removesuffix("</w>").removeprefix("▁") for token in tokenizer.backend.get_vocab()]
+    words = [word for word in words if len(word) > 2 and word.isalpha() and len(inner(tokenizer, word)) == 1]
+    assert words
+    for word in words:
+        first, last = tokenizer([f"{word[0]}({word[1:]}:1.5)", f"({word[:-1]}:1.5){word[-1]}"], weights=True).weights
+        assert (first != 1).sum() == 1 and first.max() == 1.5 and (last == 1).all(), word
+
+
 def test_weights_go_with_their_tokens_into_pieces(folder):
     one = load_tokenizer(folder, limit=400)([f"a ({PROMPT}:1.5) b"], weights=True)
     tokenizer = load_tokenizer(folder, limit=6)

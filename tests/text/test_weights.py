@@ -57,6 +57,7 @@ def test_what_is_written_is_read(prompt, expected):
         ("([a)]", 3, ") closes nothing"),
         ("a) b", 1, ") closes nothing"),
         ("(x]", 2, "] closes nothing"),
+        ("(x:1.3]", 6, "] closes nothing"),
         ("(a:)", 2, "'' is not a number"),
         ("(a:1.2.3)", 2, "'1.2.3' is not a number"),
         ("(a:1,3)", 2, "'1,3' is not a number"),
