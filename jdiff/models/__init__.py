@@ -8,9 +8,17 @@ raw = network.apply(params, x, noise_label, {"label": label})
 from jdiff.models.autoencoder_kl import AutoencoderKL, Posterior
 from jdiff.models.autoencoder_tiny import AutoencoderTiny
 from jdiff.models.autoencoder_vq import Quantized, VQModel
+from jdiff.models.classifier import Classifier
 from jdiff.models.clip import CLIPText, CLIPTextWithProjection, EncodedText
 from jdiff.models.clip_vision import CLIPVisionWithProjection, EncodedImage
 from jdiff.models.compute import Compute
+from jdiff.models.discriminator import (
+    PatchDiscriminator,
+    hinge_discriminator,
+    hinge_generator,
+    non_saturating_discriminator,
+    non_saturating_generator,
+)
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
 from jdiff.models.mmdit import MMDiT
@@ -41,12 +49,14 @@ __all__ = [
     "CLIPText",
     "CLIPTextWithProjection",
     "CLIPVisionWithProjection",
+    "Classifier",
     "Compute",
     "DiT",
     "EncodedImage",
     "EncodedText",
     "MMDiT",
     "Network",
+    "PatchDiscriminator",
     "Posterior",
     "Quantized",
     "T5Encoder",
@@ -56,6 +66,10 @@ __all__ = [
     "VQModel",
     "build",
     "functional",
+    "hinge_discriminator",
+    "hinge_generator",
+    "non_saturating_discriminator",
+    "non_saturating_generator",
 ]
 
 
