@@ -40,7 +40,7 @@ MAY = {
     "parallel": {"typing"},
     "interop": _MATHS | {"models"},
     "pictures": set(),
-    "pipelines": _MATHS | {"models"},
+    "pipelines": _MATHS | {"models", "interop", "text"},
     "evaluate": _MATHS | {"models"},
     "train.optimizer": {"typing"},
     "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer"},

@@ -1,0 +1,188 @@
+"""Pictures from prompts, by latent diffusion (2112.10752): text encoders, a network on latents, an autoencoder.
+
+    pipeline = TextToImage.from_pretrained("path/to/stable-diffusion")
+    images = pipeline(["a red cube", "a blue ball"], seeds=[0, 1], steps=20, guidance=7.5)
+
+Each prompt has a seed of its own, and its picture is the same drawing alone or among others.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff import guidance, rng
+from jdiff.models import Compute
+from jdiff.pipelines.folder import Folder, read_folder, save_folder
+from jdiff.pipelines.prompts import CLIPS, CONDITIONS, T5, T5_TOKENS
+from jdiff.prediction import predictor
+from jdiff.samplers import SOLVERS, checked, integrate
+from jdiff.typing import Array, Cond, Key
+
+PARTS = ("scheduler", "vae")
+KINDS = {
+    "StableDiffusionPipeline": (*PARTS, "unet", "text_encoder", "tokenizer"),
+    "StableDiffusionXLPipeline": (*PARTS, "unet", *("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
+    "StableDiffusion3Pipeline": (
+        *PARTS,
+        *("transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+        *("text_encoder_3?", "tokenizer_3?"),
+    ),
+}
+
+
+class TextToImage:
+    """Draws images [n, H, W, 3], float32 in [-1, 1], from prompts.
+
+    It compiles once for a size, a number of steps, a solver and a number of pieces of the prompts: prompts, seeds and
+    the scale of guidance are values.
+    """
+
+    def __init__(self, folder: Folder):
+        self.folder, self.kind, self.settings = folder, folder.kind, folder.settings
+        self.networks, self.schedule = folder.networks, folder.schedule
+        self.params = {name: part.params for name, part in folder.networks.items()}
+        self.core = "transformer" if "transformer" in self.networks else "unet"
+        self.factor = self.networks["vae"].config.divisor
+        encoders = CLIPS[self.kind] | (T5 if "text_encoder_3" in self.networks else {})
+        self._tokenizer_of = {encoder: folder.tokenizers[name] for encoder, name in encoders.items()}
+        self._encode = jax.jit(partial(CONDITIONS[self.kind], self.networks))
+        self._decode = jax.jit(self._decoded)
+        self._drawn: dict[Any, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike, *, compute: Compute | None = None, **options: Any
+    ) -> "TextToImage":
+        """The pipeline of a folder, or of a repository of the hub: Stable Diffusion 1, 2, XL or 3.
+
+        `options` are those of `interop.from_pretrained`, for each network. A safety checker is not run. Raises
+        ValueError for a folder that does not fit, FileNotFoundError for one that is not there.
+        """
+        return cls(read_folder(source, KINDS, limits={"tokenizer_3": T5_TOKENS}, compute=compute, **options))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes the pipeline with `params`, so that diffusers loads it. A safety checker is left out. Raises
+        ValueError for the folder that it was read from."""
+        save_folder(folder, self.folder, self.params)
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        negative: Sequence[str] | None = None,
+        steps: int = 20,
+        guidance: float = 7.5,
+        solver: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        long: str = "refuse",
+        weights: bool = False,
+        latents: Array | np.ndarray | None = None,
+        decode: bool = True,
+    ) -> np.ndarray:
+        """Images [n, height, width, 3] of n prompts, each with its own seed.
+
+        `negative`: what is moved away from, one for each prompt. `guidance`: 1 evaluates the prompt alone. `solver`: a
+        name of `samplers.SOLVERS`, the folder's own unless given. `long`: what becomes of a prompt that is too long,
+        "refuse" or "chunk". `weights`: read "(word:1.3)" as a weight. `latents` [n, h, w, c]: the state at the first
+        time of the grid, in the place of a draw from the prior. With `decode` false, the latents at the end.
+
+        Raises ValueError for lists that do not fit together, sizes that do not divide, and prompts as `Tokenizer` does.
+        """
+        self._check(prompts, seeds, negative)
+        height, width = self._size(height), self._size(width)
+        guided = guidance != 1
+        cond, null = self._conditions(prompts, negative, long, weights, guided, (height, width))
+        schedule = self.schedule if solver is None else self.schedule._replace(solver=_solver(solver))
+        grid = schedule.grid(steps)
+        keys = jnp.stack([rng.named(jax.random.key(seed), "sample") for seed in seeds])
+        shape = (height // self.factor, width // self.factor, self.networks[self.core].config.in_channels)
+        if latents is None:
+            x = jax.vmap(lambda key: schedule.process.prior(key, shape))(rng.named(keys, "prior"))
+        else:
+            x = jnp.asarray(latents, jnp.float32)
+            if x.shape != (len(prompts), *shape):
+                raise ValueError(f"latents: shape {x.shape}, these sizes take {(len(prompts), *shape)}")
+        draw = self._draw(guided, schedule)
+        x = draw(self.params[self.core], keys, x, cond, null, jnp.float32(guidance), grid)
+        return np.asarray(self._decode(self.params["vae"], x) if decode else x)
+
+    def _check(self, prompts: Sequence[str], seeds: Sequence[int], negative: Sequence[str] | None) -> None:
+        if isinstance(prompts, str) or isinstance(negative, str):
+            raise ValueError("prompts and negative are lists of strings, one for each picture")
+        if not prompts:
+            raise ValueError("prompts: there is none")
+        for name, given in (("seeds", seeds), ("negative", negative)):
+            if given is not None and len(given) != len(prompts):
+                raise ValueError(f"{name}: {len(given)} of them for {len(prompts)} prompts")
+
+    def _size(self, given: int | None) -> int:
+        config = self.networks[self.core].config
+        multiple = self.factor * config.divisor
+        if given is None and not isinstance(config.sample_size, int):
+            raise ValueError("height and width: the folder does not say the size it was trained on; give both")
+        size = config.sample_size * self.factor if given is None else given
+        if size < 1 or size % multiple:
+            raise ValueError(f"height and width: {size} is not a positive multiple of {multiple}")
+        return size
+
+    def _conditions(
+        self,
+        prompts: Sequence[str],
+        negative: Sequence[str] | None,
+        long: str,
+        weights: bool,
+        guided: bool,
+        size: tuple[int, int],
+    ) -> tuple[Cond, Cond]:
+        """Those of the prompts, and of what is moved away from; as many pieces for both."""
+        count = len(prompts)
+        every = [*prompts, *(negative or [""] * count)] if guided else list(prompts)
+        tokens = {
+            encoder: tokenizer(every, long=long, weights=weights) for encoder, tokenizer in self._tokenizer_of.items()
+        }
+        cond = self._encode(self.params, tokens)
+        cond, null = (
+            {name: value[part] for name, value in cond.items()} for part in (slice(count), slice(count, None))
+        )
+        if negative is None and self.settings.get("force_zeros_for_empty_prompt"):
+            null = jax.tree.map(jnp.zeros_like, null)
+        if self.kind == "StableDiffusionXLPipeline":
+            picture = jnp.broadcast_to(jnp.array([*size, 0, 0, *size], jnp.float32), (count, 6))
+            cond, null = cond | {"time_ids": picture}, null | {"time_ids": picture}
+        return cond, null if guided else {}
+
+    def _draw(self, guided: bool, schedule: Any) -> Any:
+        """What takes latents from the start of a grid to its end, compiled once for a solver."""
+        if (guided, schedule.solver) not in self._drawn:
+            apply, scale = self.networks[self.core].network.apply, schedule.label_scale
+
+            def draw(params: Any, keys: Key, x: Array, cond: Cond, null: Cond, strength: Array, grid: Array) -> Array:
+                network = lambda x, label, cond: apply(params, x, scale * label, cond)
+                predict = predictor(network, schedule.process, schedule.parameterization)
+                denoise = (
+                    guidance.classifier_free(predict, cond, null, strength)
+                    if guided
+                    else guidance.unguided(predict, cond)
+                )
+                return integrate(keys, x, denoise, schedule.process, schedule.solver, grid)
+
+            self._drawn[guided, schedule.solver] = checked(draw)
+        return self._drawn[guided, schedule.solver]
+
+    def _decoded(self, params: Any, latents: Array) -> Array:
+        vae = self.networks["vae"]
+        images = vae.network.apply(params, vae.config.restored(latents), method="decode")
+        return jnp.clip(images, -1, 1)
+
+
+def _solver(name: str) -> Any:
+    if name not in SOLVERS:
+        raise ValueError(f"solver: there is no {name!r}; there are {', '.join(SOLVERS)}")
+    return SOLVERS[name]
