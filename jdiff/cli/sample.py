@@ -1,4 +1,6 @@
-"""`jdiff sample RUN`: draws images from a run's averaged parameters; a grid and single PNGs."""
+"""`jdiff sample RUN`: draws images from a run's averaged parameters; a grid and single PNGs.
+
+`jdiff sample --from FOLDER PROMPT` draws from prompts: `jdiff sample --from --help`."""
 
 import dataclasses
 import json
@@ -10,11 +12,14 @@ import numpy as np
 import tyro
 
 from jdiff import pictures
+from jdiff.cli import prompts
 from jdiff.cli.arguments import parse
 from jdiff.data import find_class
 from jdiff.pipelines import Sampling
 from jdiff.train.loop import every_class
 from jdiff.train.restore import open_run
+
+HELP = (["--from", "--help"], ["--from", "-h"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,9 @@ class Sample:
 
 
 def main(words: list[str]) -> None:
+    if any(word.partition("=")[0] == "--from" for word in words):
+        prompts.main(words[1:] if words in HELP else words)
+        return
     arguments = parse(Sample, words, prog="jdiff sample", description=__doc__ or "")
     for field in ("n", "chunk"):
         if getattr(arguments, field) < 1:

@@ -44,7 +44,9 @@ class TextToImage:
 
     def __init__(self, folder: Folder):
         self.folder, self.kind, self.settings = folder, folder.kind, folder.settings
-        self.networks, self.schedule = folder.networks, folder.schedule
+        self.schedule = folder.schedule
+        # The parameters are in `params` alone, where they may be replaced.
+        self.networks = {name: part._replace(params={}) for name, part in folder.networks.items()}
         self.params = {name: part.params for name, part in folder.networks.items()}
         self.core = "transformer" if "transformer" in self.networks else "unet"
         self.factor = self.networks["vae"].config.divisor
