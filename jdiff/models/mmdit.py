@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.attention import attend
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Patches
 from jdiff.models.embeddings import TimestepEmbedding, sincos_positions, timesteps
@@ -127,7 +128,7 @@ class JointAttention(nnx.Module):
             ]
             parts = (self._heads(layer, norm, text) for layer, norm in added)
             q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip((q, k, v), parts, strict=True))
-        mixed = merge_heads(jax.nn.dot_product_attention(q, k, v))
+        mixed = merge_heads(attend(q, k, v))
         told = None if self.to_add_out is None else self.to_add_out(mixed[:, x.shape[1] :])
         return self.to_out(mixed[:, : x.shape[1]]), told
 
@@ -161,7 +162,7 @@ class JointBlock(nnx.Module):
             b3, a3, g3 = second
             x = x + g3 * self.attn2(normal * (1 + a3) + b3)[0]
         x = x + g2 * self.ff(layer_norm(x) * (1 + a2) + b2)
-        if self.ff_context is not None:
+        if self.ff_context is not None and mixed_text is not None:
             text = text + told[2] * mixed_text
             text = text + told[5] * self.ff_context(layer_norm(text) * (1 + told[4]) + told[3])
         return x, text

@@ -103,6 +103,9 @@ class UNet2DCondition:
             raise ValueError(f"mid_block_type: {self.mid_block_type!r} is not UNetMidBlock2DCrossAttn or None")
         if self.addition_embed_type not in (None, "text_time"):
             raise ValueError(f"addition_embed_type: {self.addition_embed_type!r} is not text_time or None")
+        for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+            if self.addition_embed_type is not None and getattr(self, name) is None:
+                raise ValueError(f"{name}: None, but addition_embed_type={self.addition_embed_type!r} needs it")
         if self.resnet_time_scale_shift not in ("default", "scale_shift"):
             raise ValueError(f"resnet_time_scale_shift: {self.resnet_time_scale_shift!r} is not default or scale_shift")
 
@@ -152,10 +155,10 @@ class UNet2DConditionModule(nnx.Module):
 
         self.conv_in = conv(config.in_channels, widths[0], compute, rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], embedding, compute, rngs=rngs)
-        classes, width = config.num_class_embeds, config.projection_class_embeddings_input_dim
+        classes, added = config.num_class_embeds, config.projection_class_embeddings_input_dim
         self.class_embedding = None if classes is None else nnx.Embed(classes, embedding, rngs=rngs)
-        added = config.addition_embed_type is not None
-        self.add_embedding = TimestepEmbedding(width, embedding, compute, rngs=rngs) if added else None
+        added = added if config.addition_embed_type else None
+        self.add_embedding = None if added is None else TimestepEmbedding(added, embedding, compute, rngs=rngs)
         skips = [widths[0]]
         down, arriving = [], widths[0]
         for level, (kind, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
@@ -217,7 +220,7 @@ class UNet2DConditionModule(nnx.Module):
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(cond["label"])
         if self.add_embedding is not None:
-            numbers = sinusoids(cond["time_ids"], config.addition_time_embed_dim)
+            numbers = sinusoids(cond["time_ids"], config.addition_time_embed_dim or 0)
             numbers = numbers.reshape(numbers.shape[0], -1)
             embedding = embedding + self.add_embedding(jnp.concatenate([cond["pooled"], numbers], axis=-1))
         return embedding

@@ -1,6 +1,7 @@
 """Networks, autoencoder, text encoders, process and solver as one callable, trained here or read from a folder."""
 
+from jdiff.pipelines.class_to_image import ClassToImage
 from jdiff.pipelines.images import Pipeline, Sampling
 from jdiff.pipelines.text_to_image import TextToImage
 
-__all__ = ["Pipeline", "Sampling", "TextToImage"]
+__all__ = ["ClassToImage", "Pipeline", "Sampling", "TextToImage"]

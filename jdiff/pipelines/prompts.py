@@ -30,9 +30,9 @@ T5 = {"text_encoder_3": "tokenizer_3"}
 T5_TOKENS = 256  # that Stable Diffusion 3 was trained with; its tokenizer would take more
 
 
-def _pieces(array: Array) -> Array:
-    """[B, N] or [B, pieces, N] -> [B * pieces, N]."""
-    return jnp.reshape(array, (-1, array.shape[-1]))
+def _pieces(tokens: Tokens) -> Array:
+    """Ids [B, N] or [B, pieces, N] -> [B * pieces, N]."""
+    return jnp.reshape(tokens.ids, (-1, tokens.ids.shape[-1]))
 
 
 def _joined(embeddings: Array, tokens: Tokens) -> Array:
@@ -43,7 +43,7 @@ def _joined(embeddings: Array, tokens: Tokens) -> Array:
 
 
 def _clip(networks: Networks, params: AllParams, tokens: dict[str, Tokens], name: str) -> EncodedText:
-    return networks[name].network.apply(params[name], _pieces(tokens[name].ids))
+    return networks[name].network.apply(params[name], _pieces(tokens[name]))
 
 
 def _first(embeddings: Array, tokens: Tokens) -> Array:
@@ -79,18 +79,18 @@ def sdxl(networks: Networks, params: AllParams, tokens: dict[str, Tokens]) -> Co
 
 def sd3(networks: Networks, params: AllParams, tokens: dict[str, Tokens]) -> Cond:
     """Conditions of Stable Diffusion 3."""
-    text, pooled = _both(networks, params, tokens)
-    if pooled[0] is None or pooled[1] is None:
+    text, (first, second) = _both(networks, params, tokens)
+    if first is None or second is None:
         raise ValueError("text_encoder and text_encoder_2 must be CLIPTextModelWithProjection")
     width = networks["transformer"].config.joint_attention_dim
     text = jnp.pad(text, ((0, 0), (0, 0), (0, width - text.shape[-1])))
     if "text_encoder_3" in networks:
         t5 = tokens["text_encoder_3"]
-        behind = networks["text_encoder_3"].network.apply(params["text_encoder_3"], _pieces(t5.ids), None)
+        behind = networks["text_encoder_3"].network.apply(params["text_encoder_3"], _pieces(t5), None)
         behind = _joined(behind, t5)
     else:
         behind = jnp.zeros((text.shape[0], T5_TOKENS, width), text.dtype)
-    return {"text": jnp.concatenate([text, behind], axis=1), "pooled": jnp.concatenate([*pooled], axis=-1)}
+    return {"text": jnp.concatenate([text, behind], axis=1), "pooled": jnp.concatenate([first, second], axis=-1)}
 
 
 CONDITIONS: dict[str, Callable[[Networks, AllParams, dict[str, Any]], Cond]] = {

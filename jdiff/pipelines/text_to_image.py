@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff import guidance, rng
 from jdiff.models import Compute
+from jdiff.pipelines.draw import drawing, first_state, keys_of, with_solver
 from jdiff.pipelines.folder import Folder, read_folder, save_folder
 from jdiff.pipelines.prompts import CLIPS, CONDITIONS, T5, T5_TOKENS
-from jdiff.prediction import predictor
-from jdiff.samplers import SOLVERS, checked, integrate
-from jdiff.typing import Array, Cond, Key
+from jdiff.typing import Array, Cond
 
 PARTS = ("scheduler", "vae")
 KINDS = {
@@ -101,17 +99,13 @@ class TextToImage:
         height, width = self._size(height), self._size(width)
         guided = guidance != 1
         cond, null = self._conditions(prompts, negative, long, weights, guided, (height, width))
-        schedule = self.schedule if solver is None else self.schedule._replace(solver=_solver(solver))
-        grid = schedule.grid(steps)
-        keys = jnp.stack([rng.named(jax.random.key(seed), "sample") for seed in seeds])
+        schedule = with_solver(self.schedule, solver)
+        grid, keys = schedule.grid(steps), keys_of(seeds)
         shape = (height // self.factor, width // self.factor, self.networks[self.core].config.in_channels)
-        if latents is None:
-            x = jax.vmap(lambda key: schedule.process.prior(key, shape))(rng.named(keys, "prior"))
-        else:
-            x = jnp.asarray(latents, jnp.float32)
-            if x.shape != (len(prompts), *shape):
-                raise ValueError(f"latents: shape {x.shape}, these sizes take {(len(prompts), *shape)}")
-        draw = self._draw(guided, schedule)
+        x = first_state(schedule, keys, shape, latents)
+        if (guided, schedule.solver) not in self._drawn:
+            self._drawn[guided, schedule.solver] = drawing(self.networks[self.core].network, schedule, guided)
+        draw = self._drawn[guided, schedule.solver]
         x = draw(self.params[self.core], keys, x, cond, null, jnp.float32(guidance), grid)
         return np.asarray(self._decode(self.params["vae"], x) if decode else x)
 
@@ -160,31 +154,7 @@ class TextToImage:
             cond, null = cond | {"time_ids": picture}, null | {"time_ids": picture}
         return cond, null if guided else {}
 
-    def _draw(self, guided: bool, schedule: Any) -> Any:
-        """What takes latents from the start of a grid to its end, compiled once for a solver."""
-        if (guided, schedule.solver) not in self._drawn:
-            apply, scale = self.networks[self.core].network.apply, schedule.label_scale
-
-            def draw(params: Any, keys: Key, x: Array, cond: Cond, null: Cond, strength: Array, grid: Array) -> Array:
-                network = lambda x, label, cond: apply(params, x, scale * label, cond)
-                predict = predictor(network, schedule.process, schedule.parameterization)
-                denoise = (
-                    guidance.classifier_free(predict, cond, null, strength)
-                    if guided
-                    else guidance.unguided(predict, cond)
-                )
-                return integrate(keys, x, denoise, schedule.process, schedule.solver, grid)
-
-            self._drawn[guided, schedule.solver] = checked(draw)
-        return self._drawn[guided, schedule.solver]
-
     def _decoded(self, params: Any, latents: Array) -> Array:
         vae = self.networks["vae"]
         images = vae.network.apply(params, vae.config.restored(latents), method="decode")
         return jnp.clip(images, -1, 1)
-
-
-def _solver(name: str) -> Any:
-    if name not in SOLVERS:
-        raise ValueError(f"solver: there is no {name!r}; there are {', '.join(SOLVERS)}")
-    return SOLVERS[name]
