@@ -80,8 +80,9 @@ def from_pretrained(
 def save_pretrained(folder: str | os.PathLike, config: Any, params: Params) -> None:
     """Writes a network so that PyTorch's class of that name loads it. Each tensor keeps its dtype.
 
-    Raises ValueError for parameters that are not those of `config`.
+    Raises ValueError for parameters that are not those of `config`, and for a network that the class cannot be.
     """
+    _check_published(config)
     abstract = jax.eval_shape(functional(config.module).init, jax.random.key(0))
     shapes = {names_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
     given = {names_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
@@ -150,7 +151,7 @@ def read_config(path: Path, expected: type | None = None) -> Any:
 
 
 def _config(config: type, fields: Mapping[str, Any], path: Path) -> Any:
-    own = {field.name for field in dataclasses.fields(config)} - {"compute"}
+    own = {field.name for field in _published_fields(config)}
     ignored = getattr(config, "ignored", frozenset())
     given = {key: value for key, value in fields.items() if not key.startswith("_") and key not in ignored}
     derived = getattr(config, "derived", ())
@@ -183,13 +184,27 @@ def _tuples(value: Any) -> Any:
 
 def write_config(path: Path, config: Any) -> None:
     """Writes config.json, whole."""
-    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "compute"}
+    own = {field.name: getattr(config, field.name) for field in _published_fields(config)}
     name = {"_class_name": config.published, "_diffusers_version": VERSION}
     if weights_name(config) != DIFFUSERS:
         name = {"architectures": [config.published], "model_type": config.model_type}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(name | config.fixed | own, indent=2, sort_keys=True) + "\n")
     os.replace(part, path)
+
+
+def _published_fields(config: Any) -> list[dataclasses.Field]:
+    """The fields of a config that the published class has, too."""
+    without = {"compute"} | getattr(config, "beyond", frozenset())
+    return [field for field in dataclasses.fields(config) if field.name not in without]
+
+
+def _check_published(config: Any) -> None:
+    beyond = [field for field in dataclasses.fields(config) if field.name in getattr(config, "beyond", ())]
+    other = [f"{f.name}={getattr(config, f.name)!r}" for f in beyond if getattr(config, f.name) != f.default]
+    if other:
+        wanted = ", ".join(f"{field.name}={field.default!r}" for field in beyond)
+        raise ValueError(f"{config.published} has no {', '.join(other)}; it can be saved with {wanted} alone")
 
 
 def names_of(path: tuple) -> tuple[str, ...]:

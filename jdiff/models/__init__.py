@@ -5,6 +5,7 @@ params = network.init(jax.random.key(0))
 raw = network.apply(params, x, noise_label, {"label": label})
 """
 
+from jdiff.models.attention import AxialAttention, FullAttention, LinearAttention, StridedAttention, WindowedAttention
 from jdiff.models.autoencoder_kl import AutoencoderKL, Posterior
 from jdiff.models.autoencoder_tiny import AutoencoderTiny
 from jdiff.models.autoencoder_vq import Quantized, VQModel
@@ -46,6 +47,7 @@ __all__ = [
     "CONFIGS",
     "AutoencoderKL",
     "AutoencoderTiny",
+    "AxialAttention",
     "CLIPText",
     "CLIPTextWithProjection",
     "CLIPVisionWithProjection",
@@ -54,16 +56,20 @@ __all__ = [
     "DiT",
     "EncodedImage",
     "EncodedText",
+    "FullAttention",
+    "LinearAttention",
     "MMDiT",
     "Network",
     "PatchDiscriminator",
     "Posterior",
     "Quantized",
+    "StridedAttention",
     "T5Encoder",
     "UNet",
     "UNet2D",
     "UNet2DCondition",
     "VQModel",
+    "WindowedAttention",
     "build",
     "functional",
     "hinge_discriminator",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.attention import attend
 from jdiff.models.compute import Compute
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array
@@ -182,5 +183,5 @@ class PixelAttention(nnx.Module):
         b, h, w, c = x.shape
         tokens = (x if self.group_norm is None else self.group_norm(x)).reshape(b, h * w, c)
         q, k, v = (split_heads(part(tokens), self.heads) for part in (self.to_q, self.to_k, self.to_v))
-        mixed = self.to_out(merge_heads(jax.nn.dot_product_attention(q, k, v)))
+        mixed = self.to_out(merge_heads(attend(q, k, v)))
         return (x + mixed.reshape(x.shape)) / self.output_scale

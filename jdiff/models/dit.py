@@ -1,6 +1,7 @@
 """DiT: a transformer over patches with adaLN-Zero modulation (Peebles & Xie, 2212.09748); SiT is the same network.
 
-Tokens are linear images of squares of patch x patch pixels plus fixed two-dimensional sinusoids of their position.
+Tokens are linear images of squares of patch x patch pixels plus fixed two-dimensional sinusoids of their position;
+or, with rotary positions (2403.13298), positions turn queries and keys instead.
 With e the vector of the timestep and the class, and (b1, a1, g1, b2, a2, g2) a linear image of silu(e) that starts at
 zero, so that every block starts as the identity:
 
@@ -12,14 +13,16 @@ The norm is a layer norm without parameters. The last layer is modulated alike a
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
-from jdiff.models.embeddings import TimestepEmbedding, sincos_positions, timesteps
+from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space
 from jdiff.models.transformer import Attention, FeedForward, layer_norm
 from jdiff.typing import Array, Cond
@@ -30,7 +33,7 @@ class DiT:
     """A DiT, with the fields of diffusers' DiTTransformer2DModel; the defaults are DiT-XL/2.
 
     The published sizes, as layers, heads and width of a head: S 12, 6, 64; B 12, 12, 64; L 24, 16, 64; XL 28, 16, 72.
-    Images are [B, H, W, in_channels], H and W multiples of `patch_size`. Raises ValueError for an impossible width.
+    Images are [B, H, W, in_channels], H and W multiples of `divisor`. Raises ValueError for an impossible width.
     """
 
     published: ClassVar[str] = "DiTTransformer2DModel"
@@ -42,6 +45,8 @@ class DiT:
         "norm_elementwise_affine": False,
         "activation_fn": "gelu-approximate",
     }
+    # What the published class has not: only a DiT with the defaults of these can be saved as one.
+    beyond: ClassVar[frozenset] = frozenset({"attention", "positions"})
 
     num_attention_heads: int = 16
     attention_head_dim: int = 72
@@ -57,6 +62,10 @@ class DiT:
     num_embeds_ada_norm: int = 1000
     """Classes; 0 for none."""
     norm_eps: float = 1e-5
+    attention: Mixing = FULL
+    """Which tokens attend to which."""
+    positions: Literal["sincos", "rope"] = "sincos"
+    """Added to the tokens as sinusoids, or turning queries and keys."""
     compute: Compute = PLAIN
 
     def __post_init__(self):
@@ -65,6 +74,10 @@ class DiT:
                 f"width: num_attention_heads={self.num_attention_heads} times attention_head_dim="
                 f"{self.attention_head_dim} is not a multiple of 4"
             )
+        if self.positions not in ("sincos", "rope"):
+            raise ValueError(f"positions: {self.positions!r} is not sincos or rope")
+        if self.positions == "rope" and self.attention_head_dim % 4:
+            raise ValueError(f"attention_head_dim: {self.attention_head_dim} is not a multiple of 4, as rope wants it")
 
     @property
     def width(self) -> int:
@@ -74,7 +87,7 @@ class DiT:
     @property
     def divisor(self) -> int:
         """What the edge of the images must be a multiple of."""
-        return self.patch_size
+        return self.patch_size * self.attention.divisor
 
     def for_images(
         self, *, size: int, channels: int, out_channels: int, num_classes: int
@@ -115,17 +128,17 @@ class Labels(nnx.Module):
 
 
 class Modulation(nnx.Module):
-    """The six parts [B, 1, width] that modulate a block."""
+    """The six parts [B, 1, 1, width] that modulate a block."""
 
     def __init__(self, width: int, compute: Compute, *, rngs: nnx.Rngs):
         self.linear = nnx.Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, embedding: Array) -> list[Array]:
-        return jnp.split(self.linear(jax.nn.silu(embedding))[:, None], 6, axis=-1)
+        return jnp.split(self.linear(jax.nn.silu(embedding))[:, None, None], 6, axis=-1)
 
 
 class Block(nnx.Module):
-    """Attention and a two-layer network on [B, N, width], both modulated and gated by `embedding` [B, width]."""
+    """Attention and a two-layer network on [B, H, W, width], both modulated and gated by `embedding` [B, width]."""
 
     def __init__(self, config: DiT, *, rngs: nnx.Rngs):
         width, compute, self.eps = config.width, config.compute, config.norm_eps
@@ -136,13 +149,14 @@ class Block(nnx.Module):
             config.attention_head_dim,
             compute,
             bias=config.attention_bias,
+            mixing=config.attention,
             rngs=rngs,
         )
         self.ff = FeedForward(width, "gelu-approximate", compute, rngs=rngs)
 
-    def __call__(self, x: Array, embedding: Array) -> Array:
+    def __call__(self, x: Array, embedding: Array, angles: np.ndarray | None) -> Array:
         b1, a1, g1, b2, a2, g2 = self.norm1(embedding)
-        x = x + g1 * self.attn1(layer_norm(x) * (1 + a1) + b1)
+        x = x + g1 * self.attn1(layer_norm(x) * (1 + a1) + b1, angles=angles)
         return x + g2 * self.ff(layer_norm(x, self.eps) * (1 + a2) + b2)
 
 
@@ -176,10 +190,14 @@ class DiTModule(nnx.Module):
         config, dtype = self.config, x.dtype
         embedding = self.embedder(timestep, cond).astype(config.compute.dtype)
         x = self.pos_embed(x)
-        b, h, w, width = x.shape
-        positions = sincos_positions(h, w, width, base=config.sample_size // config.patch_size)
-        x = (x + positions.astype(x.dtype)).reshape(b, h * w, width)
-        x = self.transformer_blocks(x, embedding)
-        shift, scale = jnp.split(self.proj_out_1(jax.nn.silu(embedding))[:, None], 2, axis=-1)
+        _, h, w, width = x.shape
+        angles = None
+        if config.positions == "rope":
+            angles = rotary_angles(h, w, config.attention_head_dim, period=100.0)
+        else:
+            positions = sincos_positions(h, w, width, base=config.sample_size // config.patch_size)
+            x = x + positions.astype(x.dtype)
+        x = self.transformer_blocks(x, embedding, angles)
+        shift, scale = jnp.split(self.proj_out_1(jax.nn.silu(embedding))[:, None, None], 2, axis=-1)
         x = self.proj_out_2(layer_norm(x) * (1 + scale) + shift)
-        return depth_to_space(x.reshape(b, h, w, -1), config.patch_size).astype(dtype)
+        return depth_to_space(x, config.patch_size).astype(dtype)

@@ -2,6 +2,8 @@
 
 - Timesteps (DDPM, 2006.11239): sin and cos of t w_k with w_k geometric from 1 to 1e-4.
 - Positions (2-D, MAE 2111.06377, DiT 2212.09748): half the width says the column, half the row, each as sin and cos.
+- Rotary positions (2104.09864; in 2-D 2403.13298): pairs of numbers of a query or a key are turned by angles that are
+  proportional to the column (first half of the pairs) or to the row; then inner products depend on offsets alone.
 - Fourier features (2006.10739): sin and cos of 2 pi t w with fixed random w.
 """
 
@@ -45,6 +47,25 @@ def sincos_positions(height: int, width: int, features: int, *, base: int, scale
     columns = np.broadcast_to(along(width)[None], (height, width, features // 2))
     rows = np.broadcast_to(along(height)[:, None], (height, width, features // 2))
     return np.concatenate([columns, rows], axis=-1).astype(np.float32)
+
+
+def rotary_angles(height: int, width: int, features: int, *, period: float) -> np.ndarray:
+    """[height, width, features / 2] float64 angles for heads of so many features: places times period^(-k / (features
+    / 4)), k = 0, 1, ... Raises ValueError where `features` does not divide by 4."""
+    if features % 4:
+        raise ValueError(f"features: {features} is not a multiple of 4")
+    frequencies = period ** -(np.arange(features // 4) / (features // 4))
+    rows, columns = (places[..., None] * frequencies for places in np.mgrid[:height, :width])
+    return np.concatenate([columns, rows], axis=-1)
+
+
+def rotated(x: Array, angles: np.ndarray) -> Array:
+    """[B, ..., heads, d] turned by angles [..., d / 2]; a pair is a number of the first half of d and its like in the
+    second. float32 or wider inside."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    cos, sin = (jnp.asarray(f(angles)[..., None, :], wide) for f in (np.cos, np.sin))
+    first, second = jnp.split(x.astype(wide), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 class TimestepEmbedding(nnx.Module):

@@ -1,19 +1,27 @@
 """Layers of transformers: attention over tokens, two-layer networks, layer norm without parameters.
 
-Attention (1706.03762): softmax(q k^T / sqrt(width of a head)) v, by `jax.nn.dot_product_attention`, which takes the
-platform's own kernel where it has one. Gated networks are those of 2002.05202.
+Attention (1706.03762): softmax(q k^T / sqrt(width of a head)) v, or another of `attention.py`. Queries and keys may be
+RMS-normalized over a head (2302.05442) and turned by their positions (2104.09864). Gated networks are those of
+2002.05202.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import Compute
+from jdiff.models.embeddings import rotated
 from jdiff.typing import Array
 
 
 class Attention(nnx.Module):
-    """Attention of tokens [B, N, width] to themselves, or to `context` [B, M, context_width]."""
+    """Attention of tokens [B, ..., width] to themselves, or to `context` [B, M, context_width].
+
+    `mixing` says which tokens attend to which; all but full and linear attention want a grid [B, H, W, width].
+    `angles` [..., head_width / 2] are those of `rotated`.
+    """
 
     def __init__(
         self,
@@ -24,19 +32,27 @@ class Attention(nnx.Module):
         *,
         context_width: int | None = None,
         bias: bool = False,
+        qk_norm: bool = False,
+        mixing: Mixing = FULL,
         rngs: nnx.Rngs,
     ):
         inner, source = heads * head_width, width if context_width is None else context_width
-        self.heads = heads
+        norm = lambda: nnx.RMSNorm(head_width, epsilon=1e-6, dtype=compute.dtype, rngs=rngs)
+        self.heads, self.mixing = heads, mixing
         self.to_q = nnx.Linear(width, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
         self.to_k = nnx.Linear(source, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
         self.to_v = nnx.Linear(source, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
+        self.norm_q, self.norm_k = (norm(), norm()) if qk_norm else (None, None)
         self.to_out = nnx.Linear(inner, width, dtype=compute.dtype, rngs=rngs)
 
-    def __call__(self, x: Array, context: Array | None = None) -> Array:
+    def __call__(self, x: Array, context: Array | None = None, *, angles: np.ndarray | None = None) -> Array:
         source = x if context is None else context
         q, k, v = (split_heads(part, self.heads) for part in (self.to_q(x), self.to_k(source), self.to_v(source)))
-        return self.to_out(merge_heads(jax.nn.dot_product_attention(q, k, v)))
+        if self.norm_q is not None and self.norm_k is not None:
+            q, k = self.norm_q(q), self.norm_k(k)
+        if angles is not None:
+            q, k = rotated(q, angles), rotated(k, angles)
+        return self.to_out(merge_heads(self.mixing(q, k, v)))
 
 
 def split_heads(x: Array, heads: int) -> Array:
