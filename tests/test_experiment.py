@@ -9,7 +9,7 @@ import pytest
 
 from jdiff import experiment as ex
 from jdiff.losses import GridTime, HybridLoss
-from jdiff.models import UNet
+from jdiff.models import DiT, JiT, UNet, WindowedAttention
 from jdiff.prediction import LearnedVariance, V
 from jdiff.processes import VE, VP, RectifiedFlow
 from jdiff.train.loop import assemble
@@ -21,6 +21,9 @@ def test_json_and_back():
     unet = UNet(channels=8, multipliers=(1, 2), blocks=(1, 1), attention=(1,), heads=2, patch=2)
     other = dataclasses.replace(experiment, process=VE(sigma_max=9.0), network=unet)
     assert ex.from_json(ex.to_json(other)) == other
+    for network in (JiT(num_layers=6), DiT(attention=WindowedAttention(window=2), positions="rope")):
+        other = dataclasses.replace(experiment, network=network)
+        assert ex.from_json(ex.to_json(other)) == other
 
 
 def test_the_hash_changes_with_any_field():

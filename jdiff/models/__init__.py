@@ -22,6 +22,7 @@ from jdiff.models.discriminator import (
 )
 from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
+from jdiff.models.jit import JiT
 from jdiff.models.mmdit import MMDiT
 from jdiff.models.t5 import T5Encoder
 from jdiff.models.unet import UNet
@@ -57,6 +58,7 @@ __all__ = [
     "EncodedImage",
     "EncodedText",
     "FullAttention",
+    "JiT",
     "LinearAttention",
     "MMDiT",
     "Network",
@@ -80,7 +82,7 @@ __all__ = [
 
 
 def build(
-    config: UNet | DiT, *, size: int, channels: int, num_classes: int, out_channels: int | None = None
+    config: UNet | DiT | JiT, *, size: int, channels: int, num_classes: int, out_channels: int | None = None
 ) -> Network:
     """The network of `config` from images [B, size, size, channels] to [B, size, size, out_channels].
 

@@ -5,6 +5,8 @@ RMS-normalized over a head (2302.05442) and turned by their positions (2104.0986
 2002.05202.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,21 +70,23 @@ def merge_heads(x: Array) -> Array:
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu-approximate": jax.nn.gelu,
-    "geglu": lambda x: _gated(x),
+    "geglu": lambda x: _gated(x, lambda gate: jax.nn.gelu(gate, approximate=False)),
+    "swiglu": lambda x: _gated(x, jax.nn.silu),
 }
 
 
-def _gated(x: Array) -> Array:
+def _gated(x: Array, activation: Callable[[Array], Array]) -> Array:
     value, gate = jnp.split(x, 2, axis=-1)
-    return value * jax.nn.gelu(gate, approximate=False)
+    return value * activation(gate)
 
 
 class FeedForward(nnx.Module):
-    """[..., width] -> [..., width] through four times the width; `activation` is one of ACTIVATIONS."""
+    """[..., width] -> [..., width] through four times the width, or, with "swiglu", through as much as makes as many
+    parameters, two thirds of it; `activation` is one of ACTIVATIONS."""
 
     def __init__(self, width: int, activation: str, compute: Compute, *, rngs: nnx.Rngs):
-        self.activation, inner = activation, 4 * width
-        wide = 2 * inner if activation == "geglu" else inner
+        self.activation, inner = activation, 8 * width // 3 if activation == "swiglu" else 4 * width
+        wide = 2 * inner if activation in ("geglu", "swiglu") else inner
         self.widen = nnx.Linear(width, wide, dtype=compute.dtype, rngs=rngs)
         self.narrow = nnx.Linear(inner, width, dtype=compute.dtype, rngs=rngs)
 

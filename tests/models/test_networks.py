@@ -7,15 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff.models import DiT, Network, UNet, build
+from jdiff.models import DiT, JiT, LinearAttention, Network, UNet, build
 from tests.models.draws import drawn
 
 CONFIGS = {
     "unet": UNet(channels=8, multipliers=(1, 2), blocks=(1, 1), attention=(1,), heads=2, patch=2),
     "unet-local": UNet(channels=8, multipliers=(1, 1, 2), blocks=(2, 1, 1), attention=(), heads=1, patch=1),
     "dit": DiT(patch_size=4, num_layers=2, num_attention_heads=2, attention_head_dim=8),
+    "dit-linear-rope": DiT(
+        patch_size=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        attention=LinearAttention(),
+        positions="rope",
+    ),
+    "jit": JiT(
+        patch_size=4,
+        bottleneck=12,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        context_tokens=3,
+        context_start=1,
+    ),
 }
-LAST = {"unet": "leave", "unet-local": "leave", "dit": "proj_out_2"}
+LAST = {"unet": "leave", "unet-local": "leave", "dit": "proj_out_2", "dit-linear-rope": "proj_out_2", "jit": "proj_out"}
 SIZE, CHANNELS, CLASSES, BATCH = 16, 3, 5, 4
 LABELS = jnp.array([0, 1, 2, CLASSES])
 every_config = pytest.mark.parametrize("name", CONFIGS)
@@ -139,7 +156,9 @@ def test_conditions_must_match_the_network(name):
         conditional.apply(params, x, noise_label, {"label": LABELS * 1.0})
 
 
-@pytest.mark.parametrize("name, size, divisor", [("unet", 18, 4), ("unet-local", 6, 4), ("dit", 10, 4), ("dit", 0, 4)])
+@pytest.mark.parametrize(
+    "name, size, divisor", [("unet", 18, 4), ("unet-local", 6, 4), ("dit", 10, 4), ("dit", 0, 4), ("jit", 10, 4)]
+)
 def test_a_size_that_does_not_divide_is_refused(name, size, divisor):
     with pytest.raises(ValueError, match=f"size: {size} .*{divisor}"):
         build(CONFIGS[name], size=size, channels=CHANNELS, num_classes=0)
