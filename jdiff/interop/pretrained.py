@@ -56,23 +56,37 @@ def from_pretrained(
     folder = located(source)
     config = read_config(folder / "config.json", expected)
     config = config if compute is None else dataclasses.replace(config, compute=compute)
+    with open_tensors(folder, weights_name(config)) as tensors:
+        return read_network(config, tensors, str(folder), dtype=dtype, shardings=shardings, strict=strict)
+
+
+def read_network(
+    config: Any,
+    tensors: Tensors,
+    source: str,
+    *,
+    dtype: Any = jnp.float32,
+    shardings: Callable[[Params], Any] | None = None,
+    strict: bool = True,
+) -> Pretrained:
+    """The network of a config with these tensors, which errors say to be of `source`. Otherwise as `from_pretrained`,
+    which also says what it raises."""
     network = functional(config.module)
     abstract = jax.eval_shape(network.init, jax.random.key(0))
     wanted = shardings(abstract) if shardings else jax.tree.map(lambda _: None, abstract)
-    with open_tensors(folder, weights_name(config)) as tensors:
-        places = {path: held(config, where, tensors.entries) for path, where in _places(config, abstract)}
-        bad, differences = _compared(config, places, tensors)
-        if strict and differences:
-            raise ValueError(f"{folder} does not fit {config.published}:\n" + "\n".join(differences))
-        start = network.init(jax.random.key(0)) if bad else None
-        leaves = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-            key = names_of(path)
-            sharding = at(wanted, key)
-            if key in bad:
-                leaves[key] = jax.device_put(at(start, key).astype(dtype), sharding)
-            else:
-                leaves[key] = _read(tensors, places[key], leaf.shape, dtype, sharding)
+    places = {path: held(config, where, tensors.entries) for path, where in _places(config, abstract)}
+    bad, differences = _compared(config, places, tensors)
+    if strict and differences:
+        raise ValueError(f"{source} does not fit {config.published}:\n" + "\n".join(differences))
+    start = network.init(jax.random.key(0)) if bad else None
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+        key = names_of(path)
+        sharding = at(wanted, key)
+        if key in bad:
+            leaves[key] = jax.device_put(at(start, key).astype(dtype), sharding)
+        else:
+            leaves[key] = _read(tensors, places[key], leaf.shape, dtype, sharding)
     params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[names_of(path)], abstract)
     return Pretrained(config, network, params, differences)
 
@@ -234,9 +248,10 @@ def _compared(
         for key in where.keys:
             entry = tensors.entries.get(key)
             if entry is None:
-                differences.append(f"missing {key} {where.shape}")
+                differences.append(f"missing {tensors.spelled(key)} {where.shape}")
             elif entry.shape != where.shape:
-                differences.append(f"wrong shape of {key}: {entry.shape} instead of {where.shape}")
+                name = tensors.spelled(key)
+                differences.append(f"wrong shape of {name}: {entry.shape} instead of {where.shape}")
             else:
                 continue
             bad.add(path)
@@ -250,9 +265,9 @@ def _compared(
         used.add(key)
         # A file may have stored it in half precision.
         if key in tensors.entries and not np.allclose(tensors.read(key).astype(np.float32), value, atol=4e-3):
-            differences.append(f"{key} is not what {config.published} has with this config")
+            differences.append(f"{tensors.spelled(key)} is not what {config.published} has with this config")
     unused = [key for key in tensors.entries if key not in used and not unneeded(config, key, tensors.entries)]
-    return bad, differences + [f"not used: {key} {tensors.entries[key].shape}" for key in unused]
+    return bad, differences + [f"not used: {tensors.spelled(key)} {tensors.entries[key].shape}" for key in unused]
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -11,7 +11,8 @@ is read. In the index, `weight_map` says which file holds a name; diffusers' own
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,19 +33,21 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """The open tensors of a folder."""
+    """Open tensors by their names."""
 
-    def __init__(self, files: Mapping[str, safe_open]):
-        self._files = files
-        self.entries: dict[str, Entry] = {}
-        for name, file in files.items():
-            view = file.get_slice(name)
-            self.entries[name] = Entry(view.get_dtype(), tuple(view.get_shape()))
+    entries: Mapping[str, Entry]
+    read: Callable[[str], np.ndarray]
+    """One tensor, in its own dtype (bfloat16 is that of ml_dtypes). Raises KeyError for an unknown name."""
+    spelled: Callable[[str], str] = str
+    """What errors call a tensor, where its name here is not the one that its file has."""
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in its own dtype (bfloat16 is that of ml_dtypes). Raises KeyError for an unknown name."""
-        return self._files[name].get_tensor(name)
+
+def _tensors(files: Mapping[str, safe_open]) -> Tensors:
+    views = {name: file.get_slice(name) for name, file in files.items()}
+    entries = {name: Entry(view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()}
+    return Tensors(entries=entries, read=lambda name: files[name].get_tensor(name))
 
 
 @contextlib.contextmanager
@@ -59,11 +62,27 @@ def open_tensors(folder: Path, name: str = DIFFUSERS) -> Iterator[Tensors]:
     with contextlib.ExitStack() as stack:
         if single.exists():
             file = _open(single, stack)
-            yield Tensors(dict.fromkeys(_names(file), file))
+            yield _tensors(dict.fromkeys(_names(file), file))
         elif index.exists():
-            yield Tensors(_indexed(index, stack))
+            yield _tensors(_indexed(index, stack))
         else:
             raise _missing(folder, name)
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[Tensors]:
+    """The tensors of one file.
+
+    Raises ValueError that names it, for one that is cut short or no safetensors file at all, and for pickled weights;
+    FileNotFoundError where there is no file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file")
+    if path.suffix in PICKLED:
+        raise ValueError(f"{path} holds pickled weights, {_conversion(path.name, path.stem)}")
+    with contextlib.ExitStack() as stack:
+        file = _open(path, stack)
+        yield _tensors(dict.fromkeys(_names(file), file))
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> safe_open:
@@ -102,12 +121,16 @@ def _missing(folder: Path, name: str) -> Exception:
     pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED) if folder.is_dir() else []
     if not pickled:
         return FileNotFoundError(f"{folder} holds no {name}.safetensors and no {name}.safetensors.index.json")
-    source = pickled[0]
-    return ValueError(
-        f"{folder} holds pickled weights only ({', '.join(pickled)}), which can run any code when they are read. Where "
-        f"you trust them: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('{source}', "
-        f"weights_only=True), '{name}.safetensors')\""
+    return ValueError(f"{folder} holds pickled weights only ({', '.join(pickled)}), {_conversion(pickled[0], name)}")
+
+
+def _conversion(pickled: str, name: str) -> str:
+    """What to do with a pickled file. Those of trainers hold their tensors one level down."""
+    code = (
+        f"import torch, safetensors.torch as s; t = torch.load('{pickled}', map_location='cpu', weights_only=True); "
+        f"t = t.get('state_dict', t); s.save_file({{k: v.contiguous() for k, v in t.items()}}, '{name}.safetensors')"
     )
+    return f'which can run any code when they are read. Where you trust them: python -c "{code}"'
 
 
 def save_tensors(
