@@ -196,6 +196,54 @@ LEFT = {
 }
 LEFT = {name: shape for names, shape in LEFT.items() for name in names.split()}
 NETWORK, VAE = "model.diffusion_model.", "first_stage_model."
+CLIP_1, CLIP_2 = "cond_stage_model.transformer.", "cond_stage_model.model."
+XL = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
+CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}.transformer." for name in ("clip_l", "clip_g", "t5xxl"))
+POSITIONS = f"{CLIP_1}text_model.embeddings.position_ids"
+# Two levels, and three in XL; a transformer at the first, at both, at the last two.
+UNETS = {
+    "1": {"model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 2, "depths": (1, 0), "context": 64},
+    "2": {"model_channels": 64, "channel_mult": (1, 2), "num_res_blocks": 1, "depths": (1, 1), "context": 128},
+    "XL": {"model_channels": 64, "channel_mult": (1, 2, 2), "num_res_blocks": 1, "depths": (0, 1, 2), "context": 192},
+}
+LINEAR = {"1": False, "2": True, "XL": True}
+SIZES = 6 * 256 + 128
+MMDIT = {
+    "width": 128,
+    "layers": 3,
+    "text": 32,
+    "pooled": 192,
+    "edge": 8,
+    "channels": 4,
+    "qk_norm": True,
+    "dual": (0, 1),
+}
+VAES = {"ch": 32, "ch_mult": (1, 2), "num_res_blocks": 2}
+
+
+def unet_shapes(family):
+    return under(NETWORK, unet(**UNETS[family], linear=LINEAR[family], adm=SIZES if family == "XL" else None))
+
+
+def vae_shapes(family):
+    return under(VAE, autoencoder(**VAES, quantized=family != "3"))
+
+
+SHAPES = {
+    "1": unet_shapes("1") | vae_shapes("1") | under(CLIP_1, clip(width=128, layers=2)) | {POSITIONS: (1, 16)},
+    # One layer more than is read.
+    "2": unet_shapes("2") | vae_shapes("2") | under(CLIP_2, open_clip(width=128, layers=24)),
+    "XL": unet_shapes("XL")
+    | vae_shapes("XL")
+    | under(XL[0], clip(width=64, layers=2))
+    | under(XL[1], open_clip(width=128, layers=3, inner=96)),
+    "3": under(NETWORK, mmdit(**MMDIT))
+    | vae_shapes("3")
+    | under(CLIP_L, clip(width=64, layers=2))
+    | under(CLIP_G, clip(width=128, layers=2, projection=True))
+    | under(T5, t5(width=32, layers=2))
+    | {f"text_encoders.{name}.logit_scale": () for name in ("clip_l", "clip_g")},
+}
 
 
 def drawn(shapes, seed=0):
@@ -205,3 +253,9 @@ def drawn(shapes, seed=0):
     tensors = {name: np.asarray(value(shape), np.float32) for name, shape in shapes.items()}
     scales = lambda name: name.endswith("weight") and tensors[name].ndim == 1
     return {name: np.asarray(scales(name) + 0.3 * t, np.float32) for name, t in tensors.items()}
+
+
+def tensors_of(family):
+    """What a file of a family holds, with what training left in it."""
+    tensors = drawn(SHAPES[family] | LEFT)
+    return tensors | ({POSITIONS: np.arange(16)[None]} if POSITIONS in tensors else {})
