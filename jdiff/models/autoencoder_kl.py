@@ -10,7 +10,6 @@ doubles it (the decoder). In their middle all pixels attend to one another. No e
 `Compute.scan` changes nothing.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -153,14 +152,6 @@ class Posterior(NamedTuple):
         return terms.sum(axis=tuple(range(1, terms.ndim))) / 2
 
 
-def through(blocks: Iterable[nnx.Module], x: Array, compute: Compute) -> Array:
-    """x through blocks in a row, each with its rematerialization."""
-    for block in blocks:
-        graph, state = nnx.split(block)
-        x = compute.checkpointed(lambda x, state, graph=graph: nnx.merge(graph, state)(x))(x, state)
-    return x
-
-
 def _resnet(config: Halves, channels: int, out: int, rngs: nnx.Rngs) -> ResnetBlock:
     groups = config.norm_num_groups
     return ResnetBlock(channels, out, config.compute, embedding_width=None, groups=groups, eps=EPS, rngs=rngs)
@@ -184,7 +175,7 @@ class Level(nnx.Module):
         resample: str = "",
         rngs: nnx.Rngs,
     ):
-        compute = self.compute = config.compute
+        compute = config.compute
         widths = [channels] + [out] * (depth - 1)
         self.resnets = nnx.List([_resnet(config, width, out, rngs) for width in widths])
         self.attentions = nnx.List([_attention(config, out, rngs) for _ in widths] if attention else [])
@@ -194,22 +185,26 @@ class Level(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         for i, resnet in enumerate(self.resnets):
-            x = through([resnet, *self.attentions[i : i + 1]], x, self.compute)
-        return through([*self.downsamplers, *self.upsamplers], x, self.compute)
+            x = resnet(x)
+            x = self.attentions[i](x) if self.attentions else x
+        for layer in (*self.downsamplers, *self.upsamplers):
+            x = layer(x)
+        return x
 
 
 class Middle(nnx.Module):
     """A residual block, attention of all pixels to one another, a residual block."""
 
     def __init__(self, config: Halves, channels: int, *, rngs: nnx.Rngs):
-        self.compute = config.compute
         self.resnets = nnx.List([_resnet(config, channels, channels, rngs) for _ in range(2)])
         wanted = config.mid_block_add_attention
         self.attentions = nnx.List([_attention(config, channels, rngs)] if wanted else [])
 
     def __call__(self, x: Array) -> Array:
         first, last = self.resnets
-        return through([first, *self.attentions, last], x, self.compute)
+        for block in (first, *self.attentions, last):
+            x = block(x)
+        return x
 
 
 class Encoder(nnx.Module):

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.autoencoder_kl import through
-from jdiff.models.compute import PLAIN, Compute
+from jdiff.models.compute import PLAIN, Compute, rematerialized
 from jdiff.models.convolution import conv
 from jdiff.typing import Array
 
@@ -93,9 +92,10 @@ class Block(nnx.Module):
     """[B, H, W, width] -> [B, H, W, width]."""
 
     def __init__(self, width: int, compute: Compute, *, rngs: nnx.Rngs):
-        layer = lambda: conv(width, width, compute, rngs=rngs)
+        layer, self.compute = lambda: conv(width, width, compute, rngs=rngs), compute
         self.conv = nnx.List([layer(), jax.nn.relu, layer(), jax.nn.relu, layer()])
 
+    @rematerialized
     def __call__(self, x: Array) -> Array:
         hidden = x
         for layer in self.conv:
@@ -106,12 +106,12 @@ class Block(nnx.Module):
 class Layers(nnx.Module):
     """Layers in a row: (x) -> x. Their numbers are their names."""
 
-    def __init__(self, layers: list, compute: Compute):
-        self.layers, self.compute = nnx.List(layers), compute
+    def __init__(self, layers: list):
+        self.layers = nnx.List(layers)
 
     def __call__(self, x: Array) -> Array:
         for layer in self.layers:
-            x = through([layer], x, self.compute) if isinstance(layer, Block) else layer(x)
+            x = layer(x)
         return x
 
 
@@ -121,7 +121,7 @@ def _encoder(config: AutoencoderTiny, rngs: nnx.Rngs) -> Layers:
         halving = lambda: conv(width, width, compute, stride=2, use_bias=False, rngs=rngs)
         layers.append(halving() if i else conv(config.in_channels, width, compute, rngs=rngs))
         layers += [Block(width, compute, rngs=rngs) for _ in range(count)]
-    return Layers([*layers, conv(width, config.latent_channels, compute, rngs=rngs)], compute)
+    return Layers([*layers, conv(width, config.latent_channels, compute, rngs=rngs)])
 
 
 def _decoder(config: AutoencoderTiny, rngs: nnx.Rngs) -> Layers:
@@ -132,7 +132,7 @@ def _decoder(config: AutoencoderTiny, rngs: nnx.Rngs) -> Layers:
         layers += [Block(width, compute, rngs=rngs) for _ in range(count)]
         layers += [Repeat(config.upsampling_scaling_factor), conv(width, width, compute, use_bias=False, rngs=rngs)]
     layers += [Block(width, compute, rngs=rngs) for _ in range(last)]
-    return Layers([*layers, conv(width, config.out_channels, compute, rngs=rngs)], compute)
+    return Layers([*layers, conv(width, config.out_channels, compute, rngs=rngs)])
 
 
 class Repeat(nnx.Module):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jdiff.models.attention import attend
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import GroupNorm, PixelAttention, ResnetBlock, conv
 from jdiff.models.embeddings import TimestepEmbedding, timesteps
@@ -91,7 +92,7 @@ class AttentionPool(nnx.Module):
         tokens = tokens + self.positions[...].astype(tokens.dtype)
         sides = (self.to_q(tokens[:, :1]), self.to_k(tokens), self.to_v(tokens))
         q, k, v = (split_heads(side, self.heads) for side in sides)
-        return self.to_out(merge_heads(jax.nn.dot_product_attention(q, k, v)))[:, 0]
+        return self.to_out(merge_heads(attend(q, k, v)))[:, 0]
 
 
 class ClassifierModule(nnx.Module):
@@ -131,8 +132,5 @@ class ClassifierModule(nnx.Module):
         embedding = self.time_embedding(timesteps(timestep, config.block_out_channels[0]))
         x = self.conv_in(x)
         for block in self.blocks:
-            inputs = (x, embedding) if isinstance(block, ResnetBlock) else (x,)
-            graph, state = nnx.split(block)
-            run = lambda state, *inputs, graph=graph: nnx.merge(graph, state)(*inputs)
-            x = config.compute.checkpointed(run)(state, *inputs)
+            x = block(x, embedding)
         return self.pool(jax.nn.silu(self.norm_out(x))).astype(dtype)

@@ -1,5 +1,6 @@
 """How a network computes, which changes nothing of what it is: dtype, scan and rematerialization."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,19 @@ class Compute:
 
 
 PLAIN = Compute()  # the default of every network
+
+
+def rematerialized(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The `__call__` of a block, (self, arrays) -> arrays, with the rematerialization that its own `compute` says."""
+
+    @functools.wraps(call)
+    def checkpointed(self: Any, *inputs: Any) -> Any:
+        if self.compute.remat == "none":
+            return call(self, *inputs)
+        graph, state = nnx.split(self)
+        return self.compute.checkpointed(lambda state, *inputs: call(nnx.merge(graph, state), *inputs))(state, *inputs)
+
+    return checkpointed
 
 
 class Stack(nnx.Module):

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jdiff.models.attention import attend
-from jdiff.models.compute import Compute
+from jdiff.models.compute import Compute, rematerialized
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array
 
@@ -30,12 +30,20 @@ class GroupNorm(nnx.Module):
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: Array) -> Array:
-        b, *inner, c = x.shape
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(b, -1, self.groups, c // self.groups)
-        centred = wide - wide.mean(axis=(1, 3), keepdims=True)
-        variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + self.eps)).reshape(b, *inner, c)
-        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+        b, c = x.shape[0], x.shape[-1]
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(b, -1, c)
+        # Sums over pixels come first, by channel: so the whole is three passes over x and none of them regroups it.
+        mean = self._of_groups(wide.sum(axis=1), wide.shape[1])
+        variance = self._of_groups(jnp.square(wide - mean[:, None]).sum(axis=1), wide.shape[1])
+        gain = jax.lax.rsqrt(variance + self.eps) * self.scale[...]
+        normal = wide * gain[:, None] + (self.bias[...] - mean * gain)[:, None]
+        return normal.reshape(x.shape).astype(x.dtype)
+
+    def _of_groups(self, sums: Array, pixels: int) -> Array:
+        """Sums [B, C] over pixels -> the mean over pixels and the channels of the group, of each channel [B, C]."""
+        size = sums.shape[-1] // self.groups
+        means = sums.reshape(-1, self.groups, size).sum(axis=-1) / (pixels * size)
+        return jnp.repeat(means, size, axis=-1)
 
 
 def conv(
@@ -62,8 +70,10 @@ class Upsample(nnx.Module):
     """[B, H, W, C] -> [B, 2H, 2W, out]: every pixel four times, then a convolution."""
 
     def __init__(self, channels: int, out: int, compute: Compute, *, rngs: nnx.Rngs):
+        self.compute = compute
         self.conv = conv(channels, out, compute, rngs=rngs)
 
+    @rematerialized
     def __call__(self, x: Array) -> Array:
         return self.conv(double(x))
 
@@ -127,6 +137,7 @@ class ResnetBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.scale_shift, self.resample, self.output_scale = scale_shift, resample, output_scale
+        self.compute = compute
         self.norm1 = GroupNorm(channels, groups, eps)
         self.conv1 = conv(channels, out, compute, rngs=rngs)
         told = (1 + scale_shift) * out
@@ -137,6 +148,7 @@ class ResnetBlock(nnx.Module):
         shortcut = shortcut or channels != out
         self.conv_shortcut = conv(channels, out, compute, size=1, rngs=rngs) if shortcut else None
 
+    @rematerialized
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
         resample = RESAMPLE[self.resample]
         hidden = self.conv1(resample(jax.nn.silu(self.norm1(x))))
@@ -172,13 +184,14 @@ class PixelAttention(nnx.Module):
     ):
         if channels % heads:
             raise ValueError(f"heads: {heads} does not divide {channels} channels")
-        self.heads, self.output_scale = heads, output_scale
+        self.heads, self.output_scale, self.compute = heads, output_scale, compute
         self.group_norm = None if groups is None else GroupNorm(channels, groups, eps)
         self.to_q = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
         self.to_k = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
         self.to_v = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
         self.to_out = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
 
+    @rematerialized
     def __call__(self, x: Array, *_: Any) -> Array:
         b, h, w, c = x.shape
         tokens = (x if self.group_norm is None else self.group_norm(x)).reshape(b, h * w, c)
