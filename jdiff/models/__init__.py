@@ -24,6 +24,7 @@ from jdiff.models.dit import DiT
 from jdiff.models.functional import Network, functional
 from jdiff.models.jit import JiT
 from jdiff.models.mmdit import MMDiT
+from jdiff.models.regularize import Regularization
 from jdiff.models.t5 import T5Encoder
 from jdiff.models.unet import UNet
 from jdiff.models.unet_2d import UNet2D
@@ -65,6 +66,7 @@ __all__ = [
     "PatchDiscriminator",
     "Posterior",
     "Quantized",
+    "Regularization",
     "StridedAttention",
     "T5Encoder",
     "UNet",
@@ -90,12 +92,15 @@ def build(
 
     With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
     it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM; a thousand times that is what
-    networks call the timestep. Its output starts at zero. Raises `ValueError` when `size` is not a multiple of what
-    `config` needs.
+    networks call the timestep. Its output starts at zero. A DiT also takes a `regularization`, for training. Raises
+    `ValueError` when `size` is not a multiple of what `config` needs.
     """
     if size <= 0 or size % config.divisor:
         raise ValueError(f"size: {size} is not a positive multiple of {config.divisor}, which {config} needs")
     out = channels if out_channels is None else out_channels
     network = functional(config.for_images(size=size, channels=channels, out_channels=out, num_classes=num_classes))
     apply = network.apply
-    return Network(network.init, lambda params, x, noise_label, cond: apply(params, x, 1000.0 * noise_label, cond))
+    return Network(
+        network.init,
+        lambda params, x, noise_label, cond, **options: apply(params, x, 1000.0 * noise_label, cond, **options),
+    )

@@ -24,6 +24,7 @@ from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space
+from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward, layer_norm
 from jdiff.typing import Array, Cond
 
@@ -138,10 +139,12 @@ class Modulation(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and a two-layer network on [B, H, W, width], both modulated and gated by `embedding` [B, width]."""
+    """Attention and a two-layer network on [B, H, W, width], both modulated and gated by `embedding` [B, width].
+
+    The number of the block passes beside x and is counted up."""
 
     def __init__(self, config: DiT, *, rngs: nnx.Rngs):
-        width, compute, self.eps = config.width, config.compute, config.norm_eps
+        width, compute, self.eps, self.blocks = config.width, config.compute, config.norm_eps, config.num_layers
         self.norm1 = Modulation(width, compute, rngs=rngs)
         self.attn1 = Attention(
             width,
@@ -154,10 +157,19 @@ class Block(nnx.Module):
         )
         self.ff = FeedForward(width, "gelu-approximate", compute, rngs=rngs)
 
-    def __call__(self, x: Array, embedding: Array, angles: np.ndarray | None) -> Array:
+    def __call__(
+        self,
+        state: tuple[Array, Array],
+        embedding: Array,
+        angles: np.ndarray | None,
+        regularization: Regularization | None,
+    ) -> tuple[Array, Array]:
+        x, block = state
+        left = lambda y, i: y if regularization is None else regularization.branch(y, block, self.blocks, i)
         b1, a1, g1, b2, a2, g2 = self.norm1(embedding)
-        x = x + g1 * self.attn1(layer_norm(x) * (1 + a1) + b1, angles=angles)
-        return x + g2 * self.ff(layer_norm(x, self.eps) * (1 + a2) + b2)
+        x = x + left(g1 * self.attn1(layer_norm(x) * (1 + a1) + b1, angles=angles), 0)
+        x = x + left(g2 * self.ff(layer_norm(x, self.eps) * (1 + a2) + b2), 1)
+        return x, block + 1
 
 
 class Patches(nnx.Module):
@@ -186,7 +198,7 @@ class DiTModule(nnx.Module):
         self.proj_out_1 = nnx.Linear(width, 2 * width, **last)
         self.proj_out_2 = nnx.Linear(width, patch**2 * out, **last)
 
-    def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
+    def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype = self.config, x.dtype
         embedding = self.embedder(timestep, cond).astype(config.compute.dtype)
         x = self.pos_embed(x)
@@ -197,7 +209,7 @@ class DiTModule(nnx.Module):
         else:
             positions = sincos_positions(h, w, width, base=config.sample_size // config.patch_size)
             x = x + positions.astype(x.dtype)
-        x = self.transformer_blocks(x, embedding, angles)
+        x, _ = self.transformer_blocks((x, jnp.int32(0)), embedding, angles, regularization)
         shift, scale = jnp.split(self.proj_out_1(jax.nn.silu(embedding))[:, None, None], 2, axis=-1)
         x = self.proj_out_2(layer_norm(x) * (1 + scale) + shift)
         return depth_to_space(x, config.patch_size).astype(dtype)

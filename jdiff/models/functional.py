@@ -21,11 +21,11 @@ class Network(NamedTuple):
 
     `init(key) -> params`: a nested dict, string keys, of arrays (float32 for the networks of this folder).
 
-    `apply(params, *inputs, method="__call__")`: what the module's method gives for the inputs; for the networks that
-    predict, `apply(params, x, noise_label, cond) -> raw`, with `x` [B, H, W, C] float32, `noise_label` [B] float32,
-    `cond` a dict of arrays with a leading batch axis, possibly empty, and the result [B, H, W, out_channels] in the
-    dtype of `x`. Raises `ValueError` naming the entries when `params` does not have exactly the names and shapes that
-    `init` gives.
+    `apply(params, *inputs, method="__call__", **options)`: what the module's method gives for inputs and options; for
+    the networks that predict, `apply(params, x, noise_label, cond) -> raw`, with `x` [B, H, W, C] float32,
+    `noise_label` [B] float32, `cond` a dict of arrays with a leading batch axis, possibly empty, and the result
+    [B, H, W, out_channels] in the dtype of `x`. Raises `ValueError` naming the entries when `params` does not have
+    exactly the names and shapes that `init` gives.
     """
 
     init: Callable[[Key], Params]
@@ -50,12 +50,12 @@ def functional(make: Callable[[Any], nnx.Module]) -> Network:
         state = nnx.state(make(Keys(key)))
         return _nest({tuple(map(str, path)): v[...] for path, v in nnx.to_flat_state(state)})
 
-    def apply(params: Params, *inputs: Any, method: str = "__call__") -> Any:
+    def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
         flat = _flatten(params)
         _check(flat, shapes)
         values = {path: v.replace(flat[tuple(map(str, path))]) for path, v in variables.items()}
         module = nnx.merge(graph, nnx.from_flat_state(values))
-        return getattr(module, method)(*inputs)
+        return getattr(module, method)(*inputs, **options)
 
     return Network(init, apply)
 
