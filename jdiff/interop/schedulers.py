@@ -219,6 +219,12 @@ def read_schedule(path: Path) -> Schedule:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    return schedule_of(config, str(path))
+
+
+def schedule_of(config: Fields, source: str) -> Schedule:
+    """The schedule of the fields of a scheduler_config.json, which errors say to be of `source`. Raises ValueError as
+    `read_schedule` does."""
     name = config.get("_class_name")
     given = {key: value for key, value in config.items() if not key.startswith("_")}
     # Every scheduler writes these, whether it reads them or not.
@@ -238,7 +244,7 @@ def read_schedule(path: Path) -> Schedule:
         kind = KINDS[name]
         return _chain(kind, _checked(given, kind.defaults, kind.fixed, frozenset(skipped - kind.defaults.keys())))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _checked(given: Fields, defaults: Fields, fixed: Fields, ignored: frozenset) -> Fields:

@@ -13,6 +13,7 @@ from jdiff.interop.schedulers import Schedule, read_schedule
 from jdiff.models import Compute
 from jdiff.text import Tokenizer, load_tokenizer
 
+INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 # Parts that folders hold and that are not run here: a classifier of pictures, and what prepares them for encoders.
 NOT_RUN = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -28,6 +29,10 @@ class Folder(NamedTuple):
     networks: dict[str, Pretrained]
     tokenizers: dict[str, Tokenizer]
     schedule: Schedule
+    vocabularies: dict[str, Path]
+    """The folders of the tokenizers."""
+    files: dict[str, dict[str, Any]]
+    """model_index.json and scheduler_config.json."""
 
 
 def read_folder(
@@ -47,9 +52,9 @@ def read_folder(
     """
     folder = located(source)
     try:
-        index = json.loads((folder / "model_index.json").read_text())
+        index = json.loads((folder / INDEX).read_text())
     except ValueError as error:
-        raise ValueError(f"{folder / 'model_index.json'} is not JSON: {error}") from error
+        raise ValueError(f"{folder / INDEX} is not JSON: {error}") from error
     kind = index.get("_class_name")
     if kind not in kinds:
         raise ValueError(f"{folder} is a {kind}; there are {', '.join(kinds)}")
@@ -66,13 +71,14 @@ def read_folder(
             tokenizers[name] = load_tokenizer(folder / name, limit=limits.get(name))
         else:
             networks[name] = from_pretrained(folder / name, compute=compute, **options)
-    return Folder(
-        folder, kind, settings, networks, tokenizers, read_schedule(folder / "scheduler" / "scheduler_config.json")
-    )
+    schedule = read_schedule(folder / SCHEDULER)
+    files = {INDEX: index, SCHEDULER: json.loads((folder / SCHEDULER).read_text())}
+    vocabularies = {name: folder / name for name in tokenizers}
+    return Folder(folder, kind, settings, networks, tokenizers, schedule, vocabularies, files)
 
 
 def save_folder(target: str | os.PathLike, folder: Folder, params: Mapping[str, Any]) -> None:
-    """Writes a pipeline with these parameters: what else its folder holds is copied, and model_index.json comes last.
+    """Writes a pipeline with these parameters: its tokenizers are copied, and model_index.json comes last.
 
     Raises ValueError for the folder that it was read from, and parameters that are not those of its networks.
     """
@@ -83,8 +89,10 @@ def save_folder(target: str | os.PathLike, folder: Folder, params: Mapping[str, 
         raise ValueError(f"params: {sorted(params)} are not the networks {sorted(folder.networks)}")
     for name, part in folder.networks.items():
         save_pretrained(target / name, part.config, params[name])
-    for name in ("scheduler", *folder.tokenizers):
-        shutil.copytree(folder.path / name, target / name, dirs_exist_ok=True)
-    index = json.loads((folder.path / "model_index.json").read_text())
-    kept = {name: value for name, value in index.items() if name not in NOT_RUN}
-    (target / "model_index.json").write_text(json.dumps(kept, indent=2) + "\n")
+    for name, source in folder.vocabularies.items():
+        if source.resolve() != (target / name).resolve():
+            shutil.copytree(source, target / name, dirs_exist_ok=True)
+    index = {name: value for name, value in folder.files[INDEX].items() if name not in NOT_RUN}
+    (target / SCHEDULER).parent.mkdir(exist_ok=True)
+    (target / SCHEDULER).write_text(json.dumps(folder.files[SCHEDULER], indent=2) + "\n")
+    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")

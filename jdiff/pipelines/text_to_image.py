@@ -19,6 +19,7 @@ from jdiff.models import Compute
 from jdiff.pipelines.draw import drawing, first_state, keys_of, with_solver
 from jdiff.pipelines.folder import Folder, read_folder, save_folder
 from jdiff.pipelines.prompts import CLIPS, CONDITIONS, T5, T5_TOKENS
+from jdiff.pipelines.single_file import read_single_file
 from jdiff.typing import Array, Cond
 
 PARTS = ("scheduler", "vae")
@@ -64,6 +65,32 @@ class TextToImage:
         ValueError for a folder that does not fit, FileNotFoundError for one that is not there.
         """
         return cls(read_folder(source, KINDS, limits={"tokenizer_3": T5_TOKENS}, compute=compute, **options))
+
+    @classmethod
+    def from_single_file(
+        cls,
+        source: str | os.PathLike,
+        *,
+        tokenizer: str | os.PathLike,
+        tokenizer_2: str | os.PathLike | None = None,
+        tokenizer_3: str | os.PathLike | None = None,
+        prediction_type: str | None = None,
+        compute: Compute | None = None,
+        **options: Any,
+    ) -> "TextToImage":
+        """The pipeline of one safetensors file in the original layout: Stable Diffusion 1, 2, XL or 3.
+
+        The file has no tokenizers: these are folders, XL takes two, and 3 as many as it has encoders of prompts.
+        `prediction_type`: what the U-Net predicts, "epsilon" or "v_prediction", which no file says. By default that is
+        "epsilon" in 1 and XL, and "v_prediction" in 2, as in 2.0 and 2.1 at 768 pixels; their bases at 512 pixels are
+        "epsilon". The scheduler is the published one. `options` are those of `interop.from_single_file`, which also
+        says what is raised; besides, ValueError for tokenizers that are not those of its encoders.
+        """
+        folders = {"tokenizer": tokenizer, "tokenizer_2": tokenizer_2, "tokenizer_3": tokenizer_3}
+        encoders = {kind: clips | (T5 if "3" in kind else {}) for kind, clips in CLIPS.items()}
+        limits = {"tokenizer_3": T5_TOKENS}
+        options |= {"prediction_type": prediction_type, "compute": compute}
+        return cls(read_single_file(source, folders, encoders=encoders, limits=limits, **options))
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the pipeline with `params`, so that diffusers loads it. A safety checker is left out. Raises

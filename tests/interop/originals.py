@@ -202,7 +202,7 @@ CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}.transformer." for name in ("clip_l"
 POSITIONS = f"{CLIP_1}text_model.embeddings.position_ids"
 # Two levels, and three in XL; a transformer at the first, at both, at the last two.
 UNETS = {
-    "1": {"model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 2, "depths": (1, 0), "context": 64},
+    "1": {"model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 2, "depths": (1, 0), "context": 128},
     "2": {"model_channels": 64, "channel_mult": (1, 2), "num_res_blocks": 1, "depths": (1, 1), "context": 128},
     "XL": {"model_channels": 64, "channel_mult": (1, 2, 2), "num_res_blocks": 1, "depths": (0, 1, 2), "context": 192},
 }

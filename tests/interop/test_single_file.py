@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jdiff import TextToImage
 from jdiff.interop import from_pretrained, from_single_file
-from tests.interop.originals import CLIP_2, CLIP_G, CLIP_L, NETWORK, SIZES, XL, tensors_of
+from tests.interop.originals import CLIP_2, CLIP_G, CLIP_L, NETWORK, SIZES, XL, drawn, open_clip, tensors_of, under
 from tests.interop.peers import OUTPUT, apart, diffusers, images, nchw, nhwc, torch, transformers
+from tests.text.folders import clip_folder, clip_vocabulary
 
 theirs = pytest.importorskip("diffusers.loaders.single_file_utils")
 CROSS, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -99,7 +101,7 @@ PARTS = {
                 down_block_types=(CROSS, "DownBlock2D"),
                 up_block_types=("UpBlock2D", CROSS_UP),
                 attention_head_dim=8,
-                cross_attention_dim=64,
+                cross_attention_dim=128,
             ),
             unet_state,
         ),
@@ -215,6 +217,24 @@ def test_networks_are_those_that_diffusers_makes_of_the_file(file, networks, fam
         return  # the same network as that of family 1
     for value, wanted in outputs(model, ours):
         assert apart(value, wanted) < OUTPUT
+
+
+def test_a_file_draws_what_diffusers_draws(tmp_path):
+    """Of Stable Diffusion 2, whose U-Net predicts v: from the same latents, with guidance."""
+    folder = clip_folder(tmp_path / "tokenizer", limit=16)
+    words = under(CLIP_2, open_clip(width=128, layers=24, vocabulary=len(clip_vocabulary()[0])))
+    tensors = tensors_of("2") | drawn(words)
+    save_file(tensors, tmp_path / "2.safetensors")
+    ours = TextToImage.from_single_file(tmp_path / "2.safetensors", tokenizer=folder)
+    ours.save_pretrained(tmp_path / "folder")
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "folder")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_modules(unet=converted("2", "unet", tensors), vae=converted("2", "vae", tensors))
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    start = images(1, 8, 8, 4)
+    told = pipe("a cat", num_inference_steps=4, latents=nchw(start), height=16, width=16, output_type="latent").images
+    drawn_here = ours(["a cat"], seeds=[0], steps=4, latents=start, height=16, width=16, decode=False)
+    assert apart(drawn_here, nhwc(told)) < 1e-3
 
 
 def outputs(model, ours):
