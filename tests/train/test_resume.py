@@ -77,7 +77,7 @@ def test_eight_devices_give_the_loss_of_one(tmp_path):
             "JAX_NUM_CPU_DEVICES": str(count),
             "PYTHONPATH": str(Path(recipe.__file__).parent.parent),
         }
-        words = [*COMMAND[:5], "--network.width", "64", *mesh, "--out", str(directory)]
+        words = [*COMMAND[:5], "--network.attention-head-dim", "32", *mesh, "--out", str(directory)]
         subprocess.run(words, env=environment, check=True, capture_output=True, timeout=300)
         assert json.loads((directory / "manifest.json").read_text())["devices"]["count"] == count
         losses[directory.name] = [
