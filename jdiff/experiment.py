@@ -31,7 +31,7 @@ from jdiff.losses import (
     VLoss,
     X0Loss,
 )
-from jdiff.models import DiT, JiT, UNet
+from jdiff.models import DhariwalUNet, DiT, JiT, SongUNet, UNet
 from jdiff.parallel import Mesh
 from jdiff.pipelines import Sampling
 from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Score, V, Velocity
@@ -46,7 +46,7 @@ class Experiment:
     name: str
     """Start of the run directory's name."""
     data: Data
-    network: UNet | DiT | JiT
+    network: UNet | DiT | JiT | SongUNet | DhariwalUNet
     process: VP | VE | EDM | RectifiedFlow | SubVP | Cosine
     parameterization: Eps | X0 | V | Score | Velocity | EDMPreconditioning | LearnedVariance
     loss: (

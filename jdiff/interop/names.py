@@ -17,8 +17,23 @@ import numpy as np
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 # Of every network: our names (with dots around) and theirs.
 NAMES = ((r"\.to_out\.", ".to_out.0."), (r"\.widen\.", ".net.0.proj."), (r"\.narrow\.", ".net.2."))
+# Of EDM's code, where an attention is part of the residual block before it.
+EDM = (
+    (r"^\.mapping\.", "."),
+    (r"\.resnet\.conv1\.", ".conv0."),
+    (r"\.resnet\.conv2\.", ".conv1."),
+    (r"\.resnet\.norm1\.", ".norm0."),
+    (r"\.resnet\.norm2\.", ".norm1."),
+    (r"\.resnet\.conv_shortcut\.", ".skip."),
+    (r"\.resnet\.time_emb_proj\.", ".affine."),
+    (r"\.attention\.norm\.", ".norm2."),
+    (r"\.attention\.", "."),
+    (r"\.map_noise\.weight$", ".map_noise.freqs"),
+)
 # Of a class, before those.
 NAMES_OF = {
+    "SongUNet": EDM,
+    "DhariwalUNet": EDM,
     "T5EncoderModel": (
         (r"\.each\.attention\.", ".each.layer.0."),
         (r"\.each\.feed_forward\.", ".each.layer.1."),

@@ -29,8 +29,9 @@ from jdiff.models.t5 import T5Encoder
 from jdiff.models.unet import UNet
 from jdiff.models.unet_2d import UNet2D
 from jdiff.models.unet_condition import UNet2DCondition
+from jdiff.models.unet_edm import DhariwalUNet, SongUNet
 
-# Those whose weights go in and out of the layout of diffusers, where each is called `published`.
+# Those whose weights go in and out of folders in the layout of diffusers, where each is called `published`.
 CONFIGS = (
     AutoencoderKL,
     AutoencoderTiny,
@@ -43,6 +44,8 @@ CONFIGS = (
     CLIPTextWithProjection,
     CLIPVisionWithProjection,
     T5Encoder,
+    SongUNet,
+    DhariwalUNet,
 )
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "CLIPVisionWithProjection",
     "Classifier",
     "Compute",
+    "DhariwalUNet",
     "DiT",
     "EncodedImage",
     "EncodedText",
@@ -67,6 +71,7 @@ __all__ = [
     "Posterior",
     "Quantized",
     "Regularization",
+    "SongUNet",
     "StridedAttention",
     "T5Encoder",
     "UNet",
@@ -84,7 +89,12 @@ __all__ = [
 
 
 def build(
-    config: UNet | DiT | JiT, *, size: int, channels: int, num_classes: int, out_channels: int | None = None
+    config: UNet | DiT | JiT | SongUNet | DhariwalUNet,
+    *,
+    size: int,
+    channels: int,
+    num_classes: int,
+    out_channels: int | None = None,
 ) -> Network:
     """The network of `config` from images [B, size, size, channels] to [B, size, size, out_channels].
 
@@ -92,15 +102,16 @@ def build(
 
     With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
     it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM; a thousand times that is what
-    networks call the timestep. Its output starts at zero. A DiT also takes a `regularization`, for training. Raises
-    `ValueError` when `size` is not a multiple of what `config` needs.
+    networks call the timestep, but for those of EDM, which take the label itself. Its output starts at zero. A DiT
+    also takes a `regularization`, for training. Raises `ValueError` when `size` is not a multiple of what `config`
+    needs.
     """
     if size <= 0 or size % config.divisor:
         raise ValueError(f"size: {size} is not a positive multiple of {config.divisor}, which {config} needs")
     out = channels if out_channels is None else out_channels
     network = functional(config.for_images(size=size, channels=channels, out_channels=out, num_classes=num_classes))
-    apply = network.apply
+    apply, scale = network.apply, 1.0 if isinstance(config, SongUNet | DhariwalUNet) else 1000.0
     return Network(
         network.init,
-        lambda params, x, noise_label, cond, **options: apply(params, x, 1000.0 * noise_label, cond, **options),
+        lambda params, x, noise_label, cond, **options: apply(params, x, scale * noise_label, cond, **options),
     )

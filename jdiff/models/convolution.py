@@ -89,9 +89,9 @@ def double(x: Array) -> Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def fir_halve(x: Array) -> Array:
+def fir_halve(x: Array, padding: int = 1) -> Array:
     """`halve`, by the filter (1, 3, 3, 1) x (1, 3, 3, 1) (StyleGAN2, 1912.04958); zeros lie outside."""
-    return _filtered(x, FIR, window_strides=(2, 2), padding=((1, 1), (1, 1)))
+    return _filtered(x, FIR, window_strides=(2, 2), padding=((padding, padding),) * 2)
 
 
 def fir_double(x: Array) -> Array:

@@ -69,6 +69,17 @@ def rotated(x: Array, angles: np.ndarray) -> Array:
 
 
 class TimestepEmbedding(nnx.Module):
+class Fourier(nnx.Module):
+    """Fourier features, [B] -> [B, 2 * width], with frequencies that are drawn once and not trained."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.weight = nnx.Param(16 * jax.random.normal(rngs(), (width,)))
+
+    def __call__(self, t: Array) -> Array:
+        angles = 2 * np.pi * t[:, None] * jax.lax.stop_gradient(self.weight[...])
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
     """Two dense layers with an activation between: [..., width_in] -> [..., width]."""
 
     def __init__(self, width_in: int, width: int, compute: Compute, *, rngs: nnx.Rngs):

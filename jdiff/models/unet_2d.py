@@ -10,12 +10,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import GroupNorm, PixelAttention, conv
-from jdiff.models.embeddings import TimestepEmbedding, timesteps
+from jdiff.models.embeddings import Fourier, TimestepEmbedding, timesteps
 from jdiff.models.layers import check_label
 from jdiff.models.unet_blocks import Down, Middle, Parts, Up
 from jdiff.models.unet_condition import check_size
@@ -110,17 +109,6 @@ class UNet2D:
         """(x [B, H, W, in_channels], timestep [B], cond) -> [B, H, W, out_channels]; `cond` is empty, or
         {"label": integers [B]} with `num_class_embeds`."""
         return UNet2DModule(self, rngs=rngs)
-
-
-class Fourier(nnx.Module):
-    """Fourier features of log t, [B] -> [B, 2 * width], with frequencies that are drawn once and not trained."""
-
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.weight = nnx.Param(16 * jax.random.normal(rngs(), (width,)))
-
-    def __call__(self, t: Array) -> Array:
-        angles = 2 * np.pi * jnp.log(t)[:, None] * jax.lax.stop_gradient(self.weight[...])
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class UNet2DModule(nnx.Module):
@@ -241,6 +229,6 @@ class UNet2DModule(nnx.Module):
             told = timesteps(timestep, width, flip=config.flip_sin_to_cos, shift=config.freq_shift)
         else:
             learned = config.time_embedding_type == "learned"
-            told = self.time_proj(timestep.astype(jnp.int32) if learned else timestep)
+            told = self.time_proj(timestep.astype(jnp.int32) if learned else jnp.log(timestep))
         embedding = self.time_embedding(told)
         return embedding if self.class_embedding is None else embedding + self.class_embedding(cond["label"])

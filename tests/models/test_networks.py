@@ -1,13 +1,14 @@
 """What every network of `jdiff.models` promises, driven through one table."""
 
-from functools import cache, partial
+from functools import cache, partial, reduce
+from operator import getitem
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff.models import DiT, JiT, LinearAttention, Network, UNet, build
+from jdiff.models import DiT, JiT, LinearAttention, Network, SongUNet, UNet, build
 from tests.models.draws import drawn
 
 CONFIGS = {
@@ -31,8 +32,24 @@ CONFIGS = {
         context_tokens=3,
         context_start=1,
     ),
+    "song": SongUNet(
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attn_resolutions=(8,),
+        channel_mult_emb=2,
+        encoder_type="residual",
+        decoder_type="skip",
+    ),
 }
-LAST = {"unet": "leave", "unet-local": "leave", "dit": "proj_out_2", "dit-linear-rope": "proj_out_2", "jit": "proj_out"}
+LAST = {
+    "unet": ("leave",),
+    "unet-local": ("leave",),
+    "dit": ("proj_out_2",),
+    "dit-linear-rope": ("proj_out_2",),
+    "jit": ("proj_out",),
+    "song": ("dec", "16x16_aux_conv"),
+}
 SIZE, CHANNELS, CLASSES, BATCH = 16, 3, 5, 4
 LABELS = jnp.array([0, 1, 2, CLASSES])
 every_config = pytest.mark.parametrize("name", CONFIGS)
@@ -70,7 +87,7 @@ def test_output_starts_at_zero_and_can_leave_it(name):
     assert not network.apply(params, x, noise_label, {"label": LABELS}).any()
     loss = lambda p: jnp.square(network.apply(p, x, noise_label, {"label": LABELS}) - x).mean()
     gradient = jax.jit(jax.grad(loss))(params)
-    assert jnp.abs(gradient[LAST[name]]["kernel"]).max() > 1e-4
+    assert jnp.abs(reduce(getitem, LAST[name], gradient)["kernel"]).max() > 1e-4
 
 
 @every_config
@@ -157,7 +174,8 @@ def test_conditions_must_match_the_network(name):
 
 
 @pytest.mark.parametrize(
-    "name, size, divisor", [("unet", 18, 4), ("unet-local", 6, 4), ("dit", 10, 4), ("dit", 0, 4), ("jit", 10, 4)]
+    "name, size, divisor",
+    [("unet", 18, 4), ("unet-local", 6, 4), ("dit", 10, 4), ("dit", 0, 4), ("jit", 10, 4), ("song", 9, 2)],
 )
 def test_a_size_that_does_not_divide_is_refused(name, size, divisor):
     with pytest.raises(ValueError, match=f"size: {size} .*{divisor}"):
