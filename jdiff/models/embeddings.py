@@ -68,7 +68,6 @@ def rotated(x: Array, angles: np.ndarray) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-class TimestepEmbedding(nnx.Module):
 class Fourier(nnx.Module):
     """Fourier features, [B] -> [B, 2 * width], with frequencies that are drawn once and not trained."""
 
@@ -80,6 +79,7 @@ class Fourier(nnx.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+class TimestepEmbedding(nnx.Module):
     """Two dense layers with an activation between: [..., width_in] -> [..., width]."""
 
     def __init__(self, width_in: int, width: int, compute: Compute, *, rngs: nnx.Rngs):
