@@ -8,6 +8,7 @@ VERBS = {
     "train": "train a recipe, or go on with its run",
     "sample": "draw images from a run, or from prompts with the weights of a folder",
     "evaluate": "held-out loss and distances to held-out images, beside those of real images",
+    "data": "make shards of images, index, filter and deduplicate them",
     "lab": "errors and orders of solvers on targets with exact answers",
     "info": "a run's config, parameters, FLOPs, devices and checkpoints",
 }

@@ -1,0 +1,127 @@
+"""`jdiff data VERB ...`: images and captions as shards, an index of them, and views to train on."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jdiff.cli.arguments import parse
+
+_NEEDS = "jdiff data needs the extra `data`, which has pyarrow and duckdb: pip install 'jdiff[data]'"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pack:
+    """What `jdiff data pack` takes."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Images, with captions in .txt or .json files beside them, or named by their subfolders."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """Folder of the shards."""
+    per_shard: int = 1000
+    """Examples in a shard."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Index:
+    """What `jdiff data index` takes."""
+
+    shards: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Tar files or URLs, or folders of tar files."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """Folder of the index; what it holds already is not read again."""
+    depth: str = "pixels"
+    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds phash, and rejects what cannot be
+    decoded)."""
+    workers: int = 2
+    """Processes."""
+    max_reject_rate: float = 0.2
+    """Stop, naming the shard, when more of the examples than this are rejected."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+def _pack(arguments: Pack) -> None:
+    from jdiff.data.pack import pack
+
+    shards = pack(arguments.folder, arguments.out, per_shard=arguments.per_shard, progress=_counted("packed"))
+    figures = {"out": str(arguments.out), "shards": len(shards), "bytes": sum(path.stat().st_size for path in shards)}
+    _show(arguments, figures, f"{len(shards)} shards in {arguments.out}, {figures['bytes']:,} bytes")
+
+
+def _index(arguments: Index) -> None:
+    from jdiff.data.index import build, told
+
+    parts = build(
+        [name for shard in arguments.shards for name in _shards(shard)],
+        arguments.out,
+        depth=arguments.depth,  # pyright: ignore[reportArgumentType]
+        workers=arguments.workers,
+        max_reject_rate=arguments.max_reject_rate,
+        progress=lambda part, done, total: _counted("indexed")(done, total),
+    )
+    reasons: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.rejected.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    seen, used = sum(part.seen for part in parts), sum(part.used for part in parts)
+    figures = {"out": str(arguments.out), "shards": len(parts), "seen": seen, "used": used, "rejected": reasons}
+    _show(
+        arguments,
+        figures,
+        f"{arguments.out}: {len(parts)} shards, {seen} examples seen = {used} used + {seen - used} rejected",
+        *([f"rejected: {told(reasons)}"] if reasons else []),
+    )
+
+
+def _shards(name: str) -> list[str]:
+    """A folder stands for the tar files in it."""
+    if "://" in name or not Path(name).is_dir():
+        return [name]
+    found = sorted(str(path) for path in Path(name).glob("*.tar"))
+    if not found:
+        raise ValueError(f"folder {name} has no tar files")
+    return found
+
+
+def _counted(what: str) -> Any:
+    """Progress, on standard error where somebody watches it."""
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\r\033[K" if done == total else ""
+            print(f"\r\033[K{what} {done} of {total}{end}", end="", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _show(arguments: Any, figures: dict[str, Any], *lines: str) -> None:
+    print(json.dumps(figures) if arguments.json else "\n".join(lines))
+
+
+VERBS = {
+    "pack": (Pack, _pack, "make shards of a folder of images"),
+    "index": (Index, _index, "read shards once and write a table of their examples"),
+}
+
+
+def main(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: jdiff data VERB ...\n\n" + "\n".join(f"  {name:7} {row[2]}" for name, row in VERBS.items()))
+        print("\n`jdiff data VERB --help` tells the rest.")
+        sys.exit(0 if words else 2)
+    if words[0] not in VERBS:
+        raise ValueError(f"there is no verb {words[0]!r} of jdiff data; there are {', '.join(VERBS)}")
+    cls, act, text = VERBS[words[0]]
+    arguments = parse(cls, words[1:], prog=f"jdiff data {words[0]}", description=f"{text[0].upper()}{text[1:]}.")
+    try:
+        act(arguments)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pyarrow", "duckdb"):
+            raise
+        raise ValueError(_NEEDS) from error

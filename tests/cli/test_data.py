@@ -1,0 +1,60 @@
+"""`jdiff data`, as its users see it: shards from a folder, an index of them, views, and what is refused."""
+
+import json
+
+import pytest
+
+from jdiff import cli
+from tests.data import hostile
+
+
+@pytest.fixture
+def run(capsys):
+    """run(words) -> what the command printed."""
+
+    def call(*words):
+        capsys.readouterr()
+        cli.main(["data", *map(str, words)])
+        return capsys.readouterr().out.strip()
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(9):
+        (images / f"{number}.png").write_bytes(hostile.encoded(hostile.smooth(40 + 8 * number, 48), "PNG"))
+        (images / f"{number}.json").write_text(json.dumps({"caption": f"picture {number}", "aesthetic": number}))
+    (images / "page.jpg").write_bytes(b"<html>404</html>")
+    return images
+
+
+@pytest.fixture
+def index(folder, run, tmp_path):
+    run("pack", folder, "-o", tmp_path / "shards", "--per-shard", 4)
+    run("index", tmp_path / "shards", "-o", tmp_path / "index", "--workers", 1)
+    return tmp_path / "index"
+
+
+def test_a_folder_becomes_shards_and_an_index(folder, run, tmp_path):
+    assert "3 shards" in run("pack", folder, "-o", tmp_path / "shards", "--per-shard", 4)
+    words = run("index", tmp_path / "shards", "-o", tmp_path / "index", "--workers", 1)
+    assert "3 shards, 10 examples seen = 9 used + 1 rejected\nrejected: text instead of an image 1" in words
+    figures = json.loads(run("index", tmp_path / "shards", "-o", tmp_path / "index", "--json"))
+    assert (figures["seen"], figures["used"], figures["rejected"]) == (10, 9, {"text instead of an image": 1})
+
+
+def test_wrong_words(refused, folder, tmp_path):
+    for words, message in [
+        (["nope"], "there is no verb 'nope' of jdiff data"),
+        (["pack", tmp_path / "none", "-o", tmp_path / "s"], "does not exist"),
+        (["pack", folder, "-o", tmp_path / "s", "--per-shard", 0], "per_shard must be at least 1; got 0"),
+        (["pack", folder, "-o", folder], "is not empty"),
+        (["index", tmp_path / "none.tar", "-o", tmp_path / "i"], "none.tar cannot be read"),
+        (["index", folder, "-o", tmp_path / "i"], "has no tar files"),
+        (["index", "-o", tmp_path / "i"], "named once each; got none"),
+        (["index", folder / "page.jpg", "-o", tmp_path / "i"], "not a tar file 1"),
+    ]:
+        assert message in refused("data", *words)
