@@ -73,6 +73,10 @@ class Experiment:
     """Updates of the parameters."""
     label_dropout: float = 0.1
     """Share of examples trained without their class, for classifier-free guidance."""
+    dropout: float = 0.0
+    """Share of the numbers of each residual branch that an update of training leaves out."""
+    stochastic_depth: float = 0.0
+    """Share of the examples that pass by the last residual branch in an update, and by earlier ones in proportion."""
     stratified_times: bool = False
     """Spread the times of a batch evenly over their distribution, rather than draw each on its own."""
     ema_decay: float = 0.999
@@ -90,7 +94,7 @@ class Experiment:
         ]:
             if getattr(self, field) < least:
                 raise ValueError(f"{field} must be at least {least}, got {getattr(self, field)}")
-        for field in ("label_dropout", "ema_decay"):
+        for field in ("label_dropout", "dropout", "stochastic_depth", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)}")
         self.parameterization.check(self.process)

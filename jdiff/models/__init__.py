@@ -102,7 +102,7 @@ def build(
 
     With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
     it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM; a thousand times that is what
-    networks call the timestep, but for those of EDM, which take the label itself. Its output starts at zero. A DiT
+    networks call the timestep, but for those of EDM, which take the label itself. Its output starts at zero. It
     also takes a `regularization`, for training. Raises `ValueError` when `size` is not a multiple of what `config`
     needs.
     """

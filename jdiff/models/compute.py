@@ -48,14 +48,16 @@ PLAIN = Compute()  # the default of every network
 
 
 def rematerialized(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The `__call__` of a block, (self, arrays) -> arrays, with the rematerialization that its own `compute` says."""
+    """The `__call__` of a block, (self, arrays, options) -> arrays, with the rematerialization that its own `compute`
+    says."""
 
     @functools.wraps(call)
-    def checkpointed(self: Any, *inputs: Any) -> Any:
+    def checkpointed(self: Any, *inputs: Any, **options: Any) -> Any:
         if self.compute.remat == "none":
-            return call(self, *inputs)
+            return call(self, *inputs, **options)
         graph, state = nnx.split(self)
-        return self.compute.checkpointed(lambda state, *inputs: call(nnx.merge(graph, state), *inputs))(state, *inputs)
+        merged = lambda state, *inputs: call(nnx.merge(graph, state), *inputs, **options)
+        return self.compute.checkpointed(merged)(state, *inputs)
 
     return checkpointed
 

@@ -16,6 +16,7 @@ from flax import nnx
 
 from jdiff.models.attention import attend
 from jdiff.models.compute import Compute, rematerialized
+from jdiff.models.regularize import Regularization, regularized
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array
 
@@ -117,7 +118,8 @@ class ResnetBlock(nnx.Module):
     """[B, H, W, channels] -> [B, H', W', out], H' and W' as `resample`, a key of RESAMPLE, says.
 
     `embedding_width` is that of the vector, or None for a block without one. `scale_shift` says how it enters.
-    `shortcut` is for a product on the way past, which there is where the channels change.
+    `shortcut` is for a product on the way past, which there is where the channels change. In training, dropout comes
+    before the second convolution (1207.0580), and stochastic depth leaves out all but what passes by.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class ResnetBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.scale_shift, self.resample, self.output_scale = scale_shift, resample, output_scale
-        self.compute = compute
+        self.compute, self.place = compute, (0, 1)
         self.norm1 = GroupNorm(channels, groups, eps)
         self.conv1 = conv(channels, out, compute, rngs=rngs)
         told = (1 + scale_shift) * out
@@ -149,7 +151,9 @@ class ResnetBlock(nnx.Module):
         self.conv_shortcut = conv(channels, out, compute, size=1, rngs=rngs) if shortcut else None
 
     @rematerialized
-    def __call__(self, x: Array, embedding: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, embedding: Array | None = None, *, regularization: Regularization | None = None
+    ) -> Array:
         resample = RESAMPLE[self.resample]
         hidden = self.conv1(resample(jax.nn.silu(self.norm1(x))))
         x = resample(x)
@@ -162,7 +166,7 @@ class ResnetBlock(nnx.Module):
                 hidden = self.norm2(hidden) * (1 + scale) + shift
             else:
                 hidden = self.norm2(hidden + told)
-        hidden = self.conv2(jax.nn.silu(hidden))
+        hidden = regularized(regularization, self.place, self.conv2, jax.nn.silu(hidden))
         x = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return (x + hidden) / self.output_scale
 

@@ -27,6 +27,7 @@ from jdiff.models.dit import Labels
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space, space_to_depth
 from jdiff.models.mmdit import Modulation
+from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward
 from jdiff.typing import Array, Cond
 
@@ -77,20 +78,32 @@ class JiT:
 
 
 class Block(nnx.Module):
-    """Attention and a gated network on [B, N, width], both modulated and gated by `embedding` [B, width]."""
+    """Attention and a gated network on [B, N, width], both modulated and gated by `embedding` [B, width].
+
+    The number of the block passes beside x and is counted up."""
 
     def __init__(self, config: JiT, *, rngs: nnx.Rngs):
         width, heads, compute = config.width, config.num_attention_heads, config.compute
+        self.blocks = config.num_layers
         how = {"bias": True, "qk_norm": True, "rngs": rngs}
         self.modulation = Modulation(width, 6, compute, rngs=rngs)
         self.norm1, self.norm2 = (_norm(width, compute, rngs) for _ in range(2))
         self.attn = Attention(width, heads, config.attention_head_dim, compute, **how)
         self.ff = FeedForward(width, "swiglu", compute, rngs=rngs)
 
-    def __call__(self, x: Array, embedding: Array, angles: np.ndarray) -> Array:
+    def __call__(
+        self,
+        state: tuple[Array, Array],
+        embedding: Array,
+        angles: np.ndarray,
+        regularization: Regularization | None,
+    ) -> tuple[Array, Array]:
+        x, block = state
+        left = lambda y, i: y if regularization is None else regularization.branch(y, block, self.blocks, i)
         b1, a1, g1, b2, a2, g2 = self.modulation(embedding)
-        x = x + g1 * self.attn(self.norm1(x) * (1 + a1) + b1, angles=angles)
-        return x + g2 * self.ff(self.norm2(x) * (1 + a2) + b2)
+        x = x + left(g1 * self.attn(self.norm1(x) * (1 + a1) + b1, angles=angles), 0)
+        x = x + left(g2 * self.ff(self.norm2(x) * (1 + a2) + b2), 1)
+        return x, block + 1
 
 
 def _norm(width: int, compute: Compute, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -127,7 +140,7 @@ class JiTModule(nnx.Module):
         out = config.patch_size**2 * out_channels
         self.proj_out = nnx.Linear(width, out, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
-    def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
+    def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype, half = self.config, x.dtype, self.config.compute.dtype
         check_label(cond, self.num_classes)
         embedding = self.timestep_embedder(timesteps(timestep, 256))
@@ -140,11 +153,11 @@ class JiTModule(nnx.Module):
             label = self.class_embedder(cond["label"])
             embedding, context = embedding + label, label[:, None] + self.context[...]
         embedding = embedding.astype(half)
-        x = self.first_blocks(x, embedding, angles)
+        x, block = self.first_blocks((x, jnp.int32(0)), embedding, angles, regularization)
         if context is not None:
             x = jnp.concatenate([context.astype(half), x], axis=1)
             angles = np.pad(angles, ((config.context_tokens, 0), (0, 0)))
-        x = self.last_blocks(x, embedding, angles)[:, -h * w :]
+        x = self.last_blocks((x, block), embedding, angles, regularization)[0][:, -h * w :]
         shift, scale = self.modulation_out(embedding)
         x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
         return depth_to_space(x.reshape(b, h, w, -1), config.patch_size).astype(dtype)

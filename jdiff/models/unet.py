@@ -21,6 +21,7 @@ from flax import nnx
 
 from jdiff.models.convolution import double, halve
 from jdiff.models.layers import ZERO, Conditioning, SelfAttention, depth_to_space, rms_norm, space_to_depth
+from jdiff.models.regularize import Regularization, numbered, regularized
 from jdiff.typing import Array, Cond
 
 
@@ -76,18 +77,19 @@ class Block(nnx.Module):
 
     def __init__(self, width_in: int, width: int, embedding: int, heads: int, *, rngs: nnx.Rngs):
         conv = partial(nnx.Conv, kernel_size=(3, 3), rngs=rngs)
-        self.gain = nnx.Param(jnp.ones(width))
+        self.gain, self.place = nnx.Param(jnp.ones(width)), (0, 1)
         self.widen = nnx.Linear(width_in, width, use_bias=False, rngs=rngs) if width_in != width else None
         self.first = conv(width, width)
         self.modulation = nnx.Linear(embedding, 2 * width, kernel_init=ZERO, rngs=rngs)
         self.second = conv(width, width, kernel_init=ZERO)
         self.attention = SelfAttention(width, heads, zero=True, rngs=rngs) if heads else None
 
-    def __call__(self, x: Array, embedding: Array) -> Array:
+    def __call__(self, x: Array, embedding: Array, regularization: Regularization | None) -> Array:
         x = x if self.widen is None else self.widen(x)
         scale, shift = jnp.split(self.modulation(embedding)[:, None, None], 2, axis=-1)
         hidden = self.first(jax.nn.silu(rms_norm(x) * self.gain[...]))
-        x = x + self.second(jax.nn.silu(rms_norm(hidden) * (1.0 + scale) + shift))
+        hidden = jax.nn.silu(rms_norm(hidden) * (1.0 + scale) + shift)
+        x = x + regularized(regularization, self.place, self.second, hidden)
         if self.attention is None:
             return x
         b, h, w, width = x.shape
@@ -117,6 +119,7 @@ class UNetModule(nnx.Module):
         self.down = nnx.List([walk(i, above[i], config.blocks[i]) for i in range(last)])
         self.middle = walk(last, above[last], config.blocks[last])
         self.up = nnx.List([walk(i, config.width(i), config.blocks[i]) for i in range(last)])
+        numbered([block for blocks in (*self.down, self.middle, *reversed(self.up)) for block in blocks])
         self.merge = nnx.List([self._merges(config, i, rngs) for i in range(last)])
         self.gain = nnx.Param(jnp.ones(config.width(0)))
         self.leave = nnx.Conv(config.width(0), out_channels * pixels, (3, 3), kernel_init=ZERO, rngs=rngs)
@@ -127,20 +130,20 @@ class UNetModule(nnx.Module):
         arriving = [config.width(level + 1)] + [width] * (config.blocks[level] - 1)
         return nnx.List([nnx.Linear(w + width, width, rngs=rngs) for w in arriving])
 
-    def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
+    def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         embedding = self.conditioning(timestep, cond)
         x = self.enter(space_to_depth(x, self.patch))
         skips = []
         for blocks in self.down:
             for block in blocks:
-                x = block(x, embedding)
+                x = block(x, embedding, regularization)
                 skips.append(x)
             x = halve(x)
         for block in self.middle:
-            x = block(x, embedding)
+            x = block(x, embedding, regularization)
         for blocks, merges in zip(reversed(self.up), reversed(self.merge), strict=True):
             x = double(x)
             for block, merge in zip(blocks, merges, strict=True):
-                x = block(merge(jnp.concatenate([x, skips.pop()], axis=-1)), embedding)
+                x = block(merge(jnp.concatenate([x, skips.pop()], axis=-1)), embedding, regularization)
         x = self.leave(jax.nn.silu(rms_norm(x) * self.gain[...]))
         return depth_to_space(x, self.patch)

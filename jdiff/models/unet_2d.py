@@ -16,7 +16,8 @@ from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import GroupNorm, PixelAttention, conv
 from jdiff.models.embeddings import Fourier, TimestepEmbedding, timesteps
 from jdiff.models.layers import check_label
-from jdiff.models.unet_blocks import Down, Middle, Parts, Up
+from jdiff.models.regularize import Regularization, numbered
+from jdiff.models.unet_blocks import Down, Middle, Parts, Up, residual_blocks
 from jdiff.models.unet_condition import check_size
 from jdiff.models.unet_skip import SkipDown, SkipUp
 from jdiff.typing import Array, Cond
@@ -147,6 +148,8 @@ class UNet2DModule(nnx.Module):
             up.append(self._up(kind, parts, arriving, taken, width, step == levels - 1, rngs))
             arriving = width
         self.up_blocks = nnx.List(up)
+        levels = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        numbered(residual_blocks([level for level in levels if level is not None]))
         self.conv_norm_out = GroupNorm(widths[0], config.groups(widths[0]), config.norm_eps)
         self.conv_out = conv(widths[0], config.out_channels, compute, rngs=rngs)
 
@@ -198,7 +201,7 @@ class UNet2DModule(nnx.Module):
         resample = "" if last else ends.get(kind, "conv")
         return Up(parts, channels, skips, out, attention=attention, resample=resample, rngs=rngs)
 
-    def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
+    def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype = self.config, x.dtype
         check_size(x, config.divisor)
         embedding = self._embedding(timestep, cond).astype(config.compute.dtype)
@@ -206,17 +209,17 @@ class UNet2DModule(nnx.Module):
         results = [x]
         for block in self.down_blocks:
             if isinstance(block, SkipDown):
-                x, more, picture = block(x, embedding, picture)
+                x, more, picture = block(x, embedding, picture, regularization)
             else:
-                x, more = block(x, embedding, None)
+                x, more = block(x, embedding, None, regularization)
             results += more
-        x = x if self.mid_block is None else self.mid_block(x, embedding, None)
+        x = x if self.mid_block is None else self.mid_block(x, embedding, None, regularization)
         drawn = None
         for block in self.up_blocks:
             if isinstance(block, SkipUp):
-                x, drawn = block(x, results, embedding, drawn)
+                x, drawn = block(x, results, embedding, drawn, regularization)
             else:
-                x = block(x, results, embedding, None)
+                x = block(x, results, embedding, None, regularization)
         x = self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(dtype)
         x = x if drawn is None else x + drawn.astype(dtype)
         return x / timestep[:, None, None, None] if config.time_embedding_type == "fourier" else x

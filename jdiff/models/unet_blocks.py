@@ -13,6 +13,7 @@ from flax import nnx
 
 from jdiff.models.compute import Compute, Stack
 from jdiff.models.convolution import Downsample, GroupNorm, ResnetBlock, Upsample
+from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward
 from jdiff.typing import Array
 
@@ -45,7 +46,7 @@ class Parts(NamedTuple):
 
 
 class Down(nnx.Module):
-    """(x, embedding, text) -> x and the results on the way, which begin after the first residual block.
+    """(x, embedding, text, regularization) -> x and the results on the way, which begin after the first residual block.
 
     `resample` is how the level ends: "conv", "resnet" or "" for not at all; `padding` is that of "conv".
     """
@@ -72,20 +73,22 @@ class Down(nnx.Module):
         }
         self.downsamplers = ends[resample]()
 
-    def __call__(self, x: Array, embedding: Array, text: Array | None) -> tuple[Array, list[Array]]:
+    def __call__(
+        self, x: Array, embedding: Array, text: Array | None, regularization: Regularization | None = None
+    ) -> tuple[Array, list[Array]]:
         results = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, embedding)
+            x = resnet(x, embedding, regularization=regularization)
             x = x if self.attentions is None else self.attentions[i](x, text)
             results.append(x)
         if self.downsamplers is not None:
-            x = resampled(self.downsamplers[0], x, embedding)
+            x = resampled(self.downsamplers[0], x, embedding, regularization)
             results.append(x)
         return x, results
 
 
 class Middle(nnx.Module):
-    """(x, embedding, text) -> x: a residual block, then attention and another residual block."""
+    """(x, embedding, text, regularization) -> x: a residual block, then attention and another residual block."""
 
     def __init__(
         self,
@@ -100,14 +103,16 @@ class Middle(nnx.Module):
         self.resnets = nnx.List([make(), make()])
         self.attentions = nnx.List([attention(channels, rngs)]) if attention else None
 
-    def __call__(self, x: Array, embedding: Array, text: Array | None) -> Array:
-        x = self.resnets[0](x, embedding)
+    def __call__(
+        self, x: Array, embedding: Array, text: Array | None, regularization: Regularization | None = None
+    ) -> Array:
+        x = self.resnets[0](x, embedding, regularization=regularization)
         x = x if self.attentions is None else self.attentions[0](x, text)
-        return self.resnets[1](x, embedding)
+        return self.resnets[1](x, embedding, regularization=regularization)
 
 
 class Up(nnx.Module):
-    """(x, results, embedding, text) -> x; takes as many of the last results as it has residual blocks.
+    """(x, results, embedding, text, regularization) -> x; takes as many of the last results as it has residual blocks.
 
     `channels` arrive, and `skips` says those of the results, last one first.
     """
@@ -133,16 +138,29 @@ class Up(nnx.Module):
         }
         self.upsamplers = ends[resample]()
 
-    def __call__(self, x: Array, results: list[Array], embedding: Array, text: Array | None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        results: list[Array],
+        embedding: Array,
+        text: Array | None,
+        regularization: Regularization | None = None,
+    ) -> Array:
         for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, results.pop()], axis=-1), embedding)
+            x = resnet(jnp.concatenate([x, results.pop()], axis=-1), embedding, regularization=regularization)
             x = x if self.attentions is None else self.attentions[i](x, text)
-        return x if self.upsamplers is None else resampled(self.upsamplers[0], x, embedding)
+        return x if self.upsamplers is None else resampled(self.upsamplers[0], x, embedding, regularization)
 
 
-def resampled(layer: nnx.Module, x: Array, embedding: Array) -> Array:
+def resampled(layer: nnx.Module, x: Array, embedding: Array, regularization: Regularization | None) -> Array:
     """Halved or doubled, by a residual block or by a convolution."""
-    return layer(x, embedding) if isinstance(layer, ResnetBlock) else layer(x)
+    return layer(x, embedding, regularization=regularization) if isinstance(layer, ResnetBlock) else layer(x)
+
+
+def residual_blocks(levels: Sequence[nnx.Module]) -> list[ResnetBlock]:
+    """Those of levels, in the order in which they are walked through: what halves or doubles ends its level."""
+    inside = lambda level: [part for _, part in nnx.iter_graph(level) if isinstance(part, ResnetBlock)]
+    return [block for level in levels for block in sorted(inside(level), key=lambda block: bool(block.resample))]
 
 
 class TransformerBlock(nnx.Module):

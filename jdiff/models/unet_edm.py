@@ -30,6 +30,7 @@ from flax import nnx
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import RESAMPLE, conv, fir_halve, halve
 from jdiff.models.layers import ZERO
+from jdiff.models.regularize import Regularization, numbered
 from jdiff.models.unet_condition import check_size
 from jdiff.models.unet_edm_blocks import FILTERS, Block, Kind, Mapping, group_norm
 from jdiff.typing import Array, Cond
@@ -220,6 +221,7 @@ class EDMUNetModule(nnx.Module):
         self.mapping = Mapping(config.kind, label_dim=config.label_dim, augment_dim=config.augment_dim, rngs=rngs)
         enc, arriving, skips = self._encoder(rngs)
         dec, arriving = self._decoder(arriving, skips, rngs)
+        numbered([part.resnet for part in (*enc.values(), *dec.values()) if isinstance(part, Block)])
         self.enc, self.dec = nnx.Dict(enc), nnx.Dict(dec)
         if not config.kind.song:
             self.out_norm = group_norm(arriving, config.kind.eps)
@@ -275,20 +277,20 @@ class EDMUNetModule(nnx.Module):
                 parts[f"{at}_aux_conv"] = self._last(width, rngs)
         return parts, arriving
 
-    def __call__(self, x: Array, noise_label: Array, cond: Cond) -> Array:
+    def __call__(self, x: Array, noise_label: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         check_size(x, self.config.divisor)
         embedding = self.mapping(noise_label, cond)
-        y, results = self._down(x, embedding)
-        return self._up(y, results, embedding).astype(x.dtype)
+        y, results = self._down(x, embedding, regularization)
+        return self._up(y, results, embedding, regularization).astype(x.dtype)
 
-    def _down(self, x: Array, embedding: Array) -> tuple[Array, list[Array]]:
+    def _down(self, x: Array, embedding: Array, regularization: Regularization | None) -> tuple[Array, list[Array]]:
         config, kind, results, image = self.config, self.config.kind, [], x
         for level in range(len(config.channel_mult)):
             at = config.at(level)
             if level == 0:
                 x = self.enc[f"{at}_conv"](x)
             else:
-                x = self.enc[f"{at}_down"](x, embedding)
+                x = self.enc[f"{at}_down"](x, embedding, regularization)
                 if kind.encoder == "skip":
                     image = RESAMPLE[kind.resample("down")](image)
                     x = x + self.enc[f"{at}_aux_skip"](image)
@@ -298,18 +300,19 @@ class EDMUNetModule(nnx.Module):
                     x = image = (x + image) / kind.output_scale
             results.append(x)
             for i in range(config.num_blocks):
-                x = self.enc[f"{at}_block{i}"](x, embedding)
+                x = self.enc[f"{at}_block{i}"](x, embedding, regularization)
                 results.append(x)
         return x, results
 
-    def _up(self, x: Array, results: list[Array], embedding: Array) -> Array:
+    def _up(self, x: Array, results: list[Array], embedding: Array, regularization: Regularization | None) -> Array:
         config, kind, drawn = self.config, self.config.kind, None
         for level in reversed(range(len(config.channel_mult))):
             at = config.at(level)
             for name in ("in0", "in1") if level == len(config.channel_mult) - 1 else ("up",):
-                x = self.dec[f"{at}_{name}"](x, embedding)
+                x = self.dec[f"{at}_{name}"](x, embedding, regularization)
             for i in range(config.num_blocks + 1):
-                x = self.dec[f"{at}_block{i}"](jnp.concatenate([x, results.pop()], axis=-1), embedding)
+                x = jnp.concatenate([x, results.pop()], axis=-1)
+                x = self.dec[f"{at}_block{i}"](x, embedding, regularization)
             if f"{at}_aux_conv" in self.dec:
                 more = self.dec[f"{at}_aux_conv"](jax.nn.silu(self.dec[f"{at}_aux_norm"](x)))
                 drawn = more if drawn is None else more + RESAMPLE[kind.resample("up")](drawn)

@@ -17,6 +17,7 @@ from jdiff.models.compute import Compute, rematerialized
 from jdiff.models.convolution import GroupNorm, ResnetBlock, conv
 from jdiff.models.embeddings import Fourier, timesteps
 from jdiff.models.layers import ZERO, check_label
+from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import merge_heads
 from jdiff.typing import Array, Cond
 
@@ -130,6 +131,6 @@ class Block(nnx.Module):
         self.resnet.conv2.kernel = nnx.Param(jnp.zeros_like(self.resnet.conv2.kernel[...]))
         self.attention = Attention(kind, out, heads, rngs=rngs) if heads else None
 
-    def __call__(self, x: Array, embedding: Array) -> Array:
-        x = self.resnet(x, embedding)
+    def __call__(self, x: Array, embedding: Array, regularization: Regularization | None) -> Array:
+        x = self.resnet(x, embedding, regularization=regularization)
         return x if self.attention is None else self.attention(x)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jdiff.models.convolution import GroupNorm, PixelAttention, ResnetBlock, conv, fir_double, fir_halve
+from jdiff.models.regularize import Regularization
 from jdiff.models.unet_blocks import Parts
 from jdiff.typing import Array
 
@@ -41,7 +42,8 @@ def _attention(parts: Parts, channels: int, heads: int, rngs: nnx.Rngs) -> Pixel
 
 
 class SkipDown(nnx.Module):
-    """(x, embedding, picture) -> x, the results on the way, the picture; `heads` 0 is for no attention."""
+    """(x, embedding, picture, regularization) -> x, the results on the way, the picture; `heads` 0 is for no
+    attention."""
 
     def __init__(
         self, parts: Parts, channels: int, out: int, depth: int, *, heads: int, resample: bool, rngs: nnx.Rngs
@@ -53,21 +55,24 @@ class SkipDown(nnx.Module):
         self.resnet_down = down() if resample else None
         self.skip_conv = conv(PICTURE, out, parts.compute, size=1, rngs=rngs) if resample else None
 
-    def __call__(self, x: Array, embedding: Array, picture: Array) -> tuple[Array, list[Array], Array]:
+    def __call__(
+        self, x: Array, embedding: Array, picture: Array, regularization: Regularization | None
+    ) -> tuple[Array, list[Array], Array]:
         results = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, embedding)
+            x = resnet(x, embedding, regularization=regularization)
             x = x if self.attentions is None else self.attentions[i](x)
             results.append(x)
         if self.resnet_down is not None and self.skip_conv is not None:
             picture = fir_halve(picture)
-            x = self.skip_conv(picture) + self.resnet_down(x, embedding)
+            x = self.skip_conv(picture) + self.resnet_down(x, embedding, regularization=regularization)
             results.append(x)
         return x, results, picture
 
 
 class SkipUp(nnx.Module):
-    """(x, results, embedding, picture) -> x, picture, which is None before the first; attention comes once, last."""
+    """(x, results, embedding, picture, regularization) -> x, picture, which is None before the first; attention comes
+    once, last."""
 
     def __init__(
         self,
@@ -93,13 +98,19 @@ class SkipUp(nnx.Module):
         self.skip_conv = conv(out, PICTURE, parts.compute, rngs=rngs) if resample else None
 
     def __call__(
-        self, x: Array, results: list[Array], embedding: Array, picture: Array | None
+        self,
+        x: Array,
+        results: list[Array],
+        embedding: Array,
+        picture: Array | None,
+        regularization: Regularization | None,
     ) -> tuple[Array, Array | None]:
         for resnet in self.resnets:
-            x = resnet(jnp.concatenate([x, results.pop()], axis=-1), embedding)
+            x = resnet(jnp.concatenate([x, results.pop()], axis=-1), embedding, regularization=regularization)
         x = x if self.attentions is None else self.attentions[0](x)
         picture = None if picture is None else fir_double(picture)
         if self.resnet_up is None or self.skip_conv is None or self.skip_norm is None:
             return x, picture
         drawn = self.skip_conv(jax.nn.silu(self.skip_norm(x)))
-        return self.resnet_up(x, embedding), drawn if picture is None else picture + drawn
+        x = self.resnet_up(x, embedding, regularization=regularization)
+        return x, drawn if picture is None else picture + drawn

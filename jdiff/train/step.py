@@ -10,7 +10,7 @@ import optax
 from jdiff import rng
 from jdiff.experiment import Experiment
 from jdiff.losses import diffusion_loss, low_discrepancy
-from jdiff.models import Network
+from jdiff.models import Network, Regularization
 from jdiff.prediction import predictor
 from jdiff.train import ema
 from jdiff.train.state import TrainState
@@ -27,6 +27,15 @@ def dropped(keys: Key, cond: Cond, rate: float, num_classes: int) -> Cond:
     return cond | {"label": jnp.where(drop, num_classes, cond["label"])}
 
 
+def left_out(keys: Key, experiment: Experiment) -> dict[str, Regularization]:
+    """What the network is told of dropout and stochastic depth in one update: nothing where there is none."""
+    if not experiment.dropout and not experiment.stochastic_depth:
+        return {}
+    keys = rng.named(keys, "regularization")
+    shares = {"dropout": experiment.dropout, "depth": experiment.stochastic_depth}
+    return {"regularization": Regularization(keys=keys, **shares)}
+
+
 def make_step(
     experiment: Experiment, network: Network, optimizer: optax.GradientTransformation, num_classes: int
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
@@ -38,11 +47,12 @@ def make_step(
         keys = rng.per_example(key, batch["index"])
         cond = {name: value for name, value in batch.items() if name not in ("image", "index")}
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
-        place = jnp.arange(len(batch["index"]))
+        options, place = left_out(keys, experiment), jnp.arange(len(batch["index"]))
         u = low_discrepancy(rng.named(key, "time"), place) if experiment.stratified_times else None
 
         def mean_loss(params):
-            predict = predictor(partial(network.apply, params), experiment.process, experiment.parameterization)
+            raw = partial(network.apply, params, **options)
+            predict = predictor(raw, experiment.process, experiment.parameterization)
             losses, _ = diffusion_loss(
                 keys, predict, experiment.process, experiment.loss, experiment.times, batch["image"], cond, u
             )
