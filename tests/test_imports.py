@@ -61,9 +61,11 @@ MAY = {
 }
 # Package: where alone it may be imported.
 ONLY = {
+    "duckdb": "jdiff/data/",
     "flax": "jdiff/models/",
     "grain": "jdiff/data/",
     "orbax": "jdiff/train/checkpoint.py",
+    "pyarrow": "jdiff/data/",
     "safetensors": "jdiff/interop/",
     "tokenizers": "jdiff/text/",
     "tyro": "jdiff/cli/",
@@ -151,6 +153,10 @@ def loaded(statement, *packages):
 def test_the_package_alone_does_not_load_jax():
     assert loaded("import jdiff; jdiff.__version__", "jax", "flax") == []
     assert loaded("import jdiff.cli", "jax", "flax") == []
+
+
+def test_the_extra_of_data_is_loaded_by_what_needs_it_alone():
+    assert loaded("import jdiff.data, jdiff.experiment, jdiff.cli.data", "pyarrow", "duckdb") == []
 
 
 def test_the_maths_loads_no_network_data_or_checkpoint_library():

@@ -46,6 +46,38 @@ class Index:
     """Print the figures as JSON."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filter:
+    """What `jdiff data filter` takes."""
+
+    index: Annotated[Path, tyro.conf.Positional]
+    """Folder of the index."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """File of the view."""
+    where: str = "true"
+    """SQL over the columns of the index, the fields of the json members, `duplicate` and `cluster`."""
+    weight: str | None = None
+    """SQL: how often a row is drawn, relative to the others; each once an epoch without it."""
+    repair: str = ""
+    """Caption rules, separated by commas, applied in turn: html, file_names, boilerplate."""
+    opt_out: Path | None = None
+    """File of URLs, domains or SHA-256 of images to leave out, one a line."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dedup:
+    """What `jdiff data dedup` takes."""
+
+    index: Annotated[Path, tyro.conf.Positional]
+    """Folder of the index; its rows get the columns `duplicate` and `cluster`."""
+    distance: int = 8
+    """Bits of the 64 of two perceptual hashes that may differ between duplicates; -1 for exact copies alone."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
 def _pack(arguments: Pack) -> None:
     from jdiff.data.pack import pack
 
@@ -79,6 +111,35 @@ def _index(arguments: Index) -> None:
     )
 
 
+def _filter(arguments: Filter) -> None:
+    from jdiff.data.view import Recipe, make_view
+
+    recipe = Recipe(
+        where=arguments.where,
+        weight=arguments.weight,
+        repairs=tuple(rule.strip() for rule in arguments.repair.split(",") if rule.strip()),
+        opt_out=tuple(arguments.opt_out.read_text().splitlines()) if arguments.opt_out else (),
+    )
+    made = make_view(arguments.index, arguments.out, recipe)
+    counts = {name: count for name, count in made.items() if name.startswith("rejected: ")}
+    figures = {"out": str(arguments.out), "rows": made["rows"], "fingerprint": made["fingerprint"]} | counts
+    lines = [f"{name}: {count}" for name, count in counts.items()]
+    _show(arguments, figures, f"{arguments.out}: {made['rows']} rows, fingerprint {made['fingerprint'][:8]}", *lines)
+
+
+def _dedup(arguments: Dedup) -> None:
+    from jdiff.data.dedup import deduplicate
+
+    made = deduplicate(arguments.index, distance=arguments.distance)
+    _show(
+        arguments,
+        made,
+        f"{made['rows']} rows = {made['kept']} kept + {made['exact']} exact + {made['near']} near duplicates; "
+        f"the largest cluster has {made['largest_cluster']}",
+        f"kept: {made['rule']}; leave duplicates out by --where 'not duplicate'",
+    )
+
+
 def _shards(name: str) -> list[str]:
     """A folder stands for the tar files in it."""
     if "://" in name or not Path(name).is_dir():
@@ -107,6 +168,8 @@ def _show(arguments: Any, figures: dict[str, Any], *lines: str) -> None:
 VERBS = {
     "pack": (Pack, _pack, "make shards of a folder of images"),
     "index": (Index, _index, "read shards once and write a table of their examples"),
+    "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
+    "dedup": (Dedup, _dedup, "find exact and near duplicates in an index"),
 }
 
 

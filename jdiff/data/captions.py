@@ -40,11 +40,13 @@ def without_file_names(caption: str) -> str:
 def without_boilerplate(caption: str) -> str:
     """Without what sellers of pictures put at the end: "stock photo", "royalty-free images", "click to enlarge"."""
     caption = " ".join(caption.split())
-    while (shorter := _BOILERPLATE.sub("", caption)) != caption:
-        caption = shorter
+    while found := _BOILERPLATE.search(caption, max(len(caption) - _LONGEST, 0)):
+        caption = caption[: found.start()]
     return caption
 
 
+_LONGEST = 200
+"""Characters at the end that boilerplate is looked for in, so that a long caption takes no longer than a short one."""
 REPAIRS: dict[str, Callable[[str], str]] = {
     "html": plain_html,
     "file_names": without_file_names,

@@ -45,7 +45,7 @@ def members(read: Read, length: int) -> Iterator[Member]:
         header = read(position, BLOCK)
         if len(header) < BLOCK:
             _refuse_compressed(header, position)
-            raise ShardError("truncated shard")
+            raise ShardError("truncated shard" if position else "not a tar file")
         if not header.strip(b"\0"):
             if extension:
                 raise ShardError("damaged tar header")

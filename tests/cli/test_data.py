@@ -58,3 +58,19 @@ def test_wrong_words(refused, folder, tmp_path):
         (["index", folder / "page.jpg", "-o", tmp_path / "i"], "not a tar file 1"),
     ]:
         assert message in refused("data", *words)
+
+
+def test_an_index_becomes_a_view(index, run, refused, tmp_path):
+    out = tmp_path / "view.arrow"
+    assert "9 rows = 9 kept" in run("dedup", index, "--distance", -1)
+    figures = json.loads(run("filter", index, "--where", "aesthetic > 5 and not duplicate", "-o", out, "--json"))
+    assert figures["rows"] == 3 and len(figures["fingerprint"]) == 64
+    assert "3 rows" in run("filter", index, "--where", "aesthetic > 5", "-o", out)
+    for words, message in [
+        (["filter", index, "--where", "nothing > 5", "-o", out], "the columns are shard"),
+        (["filter", tmp_path / "none", "-o", out], "holds nothing"),
+        (["filter", index, "-o", tmp_path / "none" / "v.arrow"], "folder that does not exist"),
+        (["filter", index, "-o", out, "--opt-out", tmp_path / "none.txt"], "none.txt"),
+        (["dedup", index, "--distance", 99], "got 99"),
+    ]:
+        assert message in refused("data", *words)

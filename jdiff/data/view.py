@@ -1,0 +1,237 @@
+"""A view: the rows of an index that an SQL condition chooses, in one file that training maps into memory.
+
+The condition is DuckDB's SQL over the columns of the index, over the fields of the examples' records, by their names,
+and over `duplicate` and `cluster` where the index has been deduplicated. Rejected rows are never chosen. The file
+(Arrow IPC, uncompressed) holds what reading an example needs, in the order of shard and offset, and in its metadata all
+that it was made from; random access costs no memory that grows with it.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from jdiff.data import captions
+from jdiff.data.drawings import HELD_OUT_FRACTION
+from jdiff.data.index import SCHEMA, Part, fingerprint, parts_of
+
+CHUNK = 2**16
+"""Rows in a record batch of a view: all but the last are full, so a row's place follows from its number."""
+DEDUP = Path("dedup") / "duplicates.parquet"
+_VIEW = pa.schema(
+    {
+        "shard": pa.int32(),
+        "key": pa.string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "caption": pa.string(),
+        "sha256": pa.binary(32),
+        "held_out": pa.bool_(),
+        "weight": pa.float64(),
+    }
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_SQL = {"number": "DOUBLE", "bool": "BOOLEAN"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a view is made from; the same recipe on the same index gives the same view."""
+
+    where: str = "true"
+    """SQL: which rows."""
+    weight: str | None = None
+    """SQL: how often each row is drawn, relative to the others; every row once an epoch without it."""
+    repairs: tuple[str, ...] = ()
+    """Caption rules (`captions.REPAIRS`), applied in turn; a caption that they empty is rejected."""
+    opt_out: tuple[str, ...] = ()
+    """URLs, domains (subdomains included) and SHA-256 of images that are left out."""
+
+
+def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
+    """Writes the view `out` and returns its metadata. Raises ValueError for SQL that does not fit, saying why."""
+    captions.repair("", recipe.repairs)
+    if not out.parent.is_dir():
+        raise ValueError(f"out {out} is to be in a folder that does not exist")
+    parts = parts_of(index)
+    mark = fingerprint(parts.values())
+    connection = connect(index, parts, mark)
+    weight = f"CAST((\n{recipe.weight}\n) AS DOUBLE)" if recipe.weight else "CAST(NULL AS DOUBLE)"
+    url = '"url"' if any("url" in part.fields for part in parts.values()) else "NULL"
+    columns = f'shard, key, "offset", size, width, height, caption, sha256, {weight} AS weight_, {url} AS url_'
+    query = f'SELECT {columns} FROM examples WHERE reject IS NULL AND (\n{recipe.where}\n) ORDER BY shard, "offset"'
+    shards = [(part.shard, part.stamp) for part in parts.values()]
+    number = {shard: place for place, (shard, _) in enumerate(shards)}
+    described = dataclasses.asdict(recipe) | {"index": mark, "shards": shards}
+    described["opt_out"] = hashlib.sha256(repr(sorted(recipe.opt_out)).encode()).hexdigest() if recipe.opt_out else None
+    described["fingerprint"] = hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()
+    counts = collections.Counter(rows=0)
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    try:
+        schema = _VIEW.with_metadata({"jdiff": json.dumps(described)})
+        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            chosen = _chosen(connection, query, recipe, number, counts)
+            for chunk in _full(chosen):
+                writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
+        if not counts["rows"]:
+            raise ValueError(f"where {recipe.where!r} chooses none of the {sum(p.used for p in parts.values())} rows")
+        os.replace(unfinished, out)
+    except duckdb.Error as error:
+        raise ValueError(_explained(error, recipe, connection)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return described | dict(counts)
+
+
+def connect(index: Path, parts: dict[Path, Part], mark: str) -> "duckdb.DuckDBPyConnection":
+    """DuckDB with the view `examples` over an index and nothing else in reach."""
+    kinds = collections.defaultdict(set)
+    for part in parts.values():
+        for name, kind in part.fields.items():
+            kinds[name].add(kind)
+    own = {name.lower() for name in SCHEMA.names} | {"duplicate", "cluster"}
+    fields = []
+    for name, found in sorted(kinds.items()):
+        if _NAME.fullmatch(name) and name.lower() not in own:
+            own.add(name.lower())
+            text = f"json_extract_string(e.json, '$.{name}')"
+            sql = _SQL.get(found.pop()) if len(found) == 1 else None
+            fields.append(f'{f"TRY_CAST({text} AS {sql})" if sql else text} AS "{name}"')
+    connection = duckdb.connect()
+    files = ", ".join(_quoted(path) for path in parts)
+    table = index / DEDUP
+    current = table.exists() and _dedup_mark(table) == mark
+    if current:
+        fields += ["coalesce(d.duplicate, false) AS duplicate", "d.cluster AS cluster"]
+    join = f'LEFT JOIN read_parquet({_quoted(table)}) d USING (shard, key, "offset")' if current else ""
+    connection.execute(f"SET allowed_directories=[{_quoted(index.absolute())}, {_quoted(index)}]")
+    connection.execute("SET enable_external_access=false")
+    connection.execute("SET lock_configuration=true")
+    selected = ", ".join(["e.*", *fields])
+    connection.execute(f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{files}]) e {join}")
+    return connection
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _dedup_mark(table: Path) -> str:
+    metadata = pq.read_schema(table).metadata or {}
+    return json.loads(metadata.get(b"jdiff", b"{}")).get("index", "")
+
+
+def _explained(error: Exception, recipe: Recipe, connection: "duckdb.DuckDBPyConnection") -> str:
+    said = str(error).split("\n")[0]
+    columns = [row[0] for row in connection.execute("DESCRIBE examples").fetchall()]
+    weight = f" and weight {recipe.weight!r}" if recipe.weight else ""
+    return f"where {recipe.where!r}{weight}: {said}; the columns are {', '.join(columns)}"
+
+
+def _chosen(
+    connection: "duckdb.DuckDBPyConnection", query: str, recipe: Recipe, number: dict[str, int], counts: Any
+) -> Iterator[dict[str, Any]]:
+    refused = _opted_out(recipe.opt_out)
+    for batch in connection.execute(query).to_arrow_reader(CHUNK):
+        for row in batch.to_pylist():
+            weight, url = row.pop("weight_"), row.pop("url_")
+            row["caption"] = captions.repair(row["caption"], recipe.repairs)
+            if not row["caption"]:
+                counts["rejected: empty caption after repair"] += 1
+                continue
+            if refused(url, row["sha256"]):
+                counts["rejected: opted out"] += 1
+                continue
+            if recipe.weight and not (weight is not None and 0 <= weight < float("inf")):
+                where = f"{row['shard']}, {row['key']}"
+                raise ValueError(
+                    f"weight {recipe.weight!r} must be a number from 0 on in every row; {weight} in {where}"
+                )
+            if weight == 0:
+                counts["rejected: weight 0"] += 1
+                continue
+            # By content, so that copies of an image are on one side of the split.
+            content = row["sha256"] or hashlib.sha256(f"{row['shard']}/{row['key']}".encode()).digest()
+            counts["rows"] += 1
+            yield row | {
+                "shard": number[row["shard"]],
+                "weight": weight,
+                "held_out": int.from_bytes(content[:8]) < HELD_OUT_FRACTION * 2**64,
+            }
+
+
+def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _opted_out(lines: Sequence[str]) -> Callable[[Any, bytes | None], bool]:
+    """Whether an example's URL, domain or hash is among `lines`."""
+    listed = {line.strip().lower() for line in lines} - {""}
+
+    def refused(url: Any, digest: bytes | None) -> bool:
+        if digest is not None and digest.hex() in listed:
+            return True
+        if not listed or not isinstance(url, str):
+            return False
+        try:
+            host = (urlsplit(url).hostname or "").lower().split(".")
+        except ValueError:
+            host = []
+        return url.lower() in listed or any(".".join(host[n:]) in listed for n in range(len(host)))
+
+    return refused
+
+
+class View:
+    """A view that is open: columns as arrays, rows by number. It can be sent to another process."""
+
+    def __init__(self, path: str | Path):
+        self.path = str(path)
+        try:
+            self._batches, metadata = _mapped(self.path)
+            self.described: dict[str, Any] = json.loads(metadata[b"jdiff"])
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"view {path} cannot be read; `jdiff data filter INDEX -o {path}` makes one") from error
+        self.shards: list[tuple[str, str]] = [tuple(shard) for shard in self.described["shards"]]
+        self.fingerprint: str = self.described["fingerprint"]
+
+    def __reduce__(self) -> Any:
+        return View, (self.path,)
+
+    def __len__(self) -> int:
+        return sum(batch.num_rows for batch in self._batches)
+
+    def column(self, name: str) -> np.ndarray:
+        """All values of a column of numbers."""
+        return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
+
+    def row(self, number: int) -> dict[str, Any]:
+        """One row; `shard` is a place in `shards`."""
+        batch, place = self._batches[number // CHUNK], number % CHUNK
+        return {name: batch.column(name)[place].as_py() for name in _VIEW.names}
+
+
+def _mapped(path: str) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
+    reader = pa.ipc.open_file(pa.memory_map(path))
+    return [reader.get_batch(n) for n in range(reader.num_record_batches)], reader.schema.metadata or {}
