@@ -23,19 +23,23 @@ class Data:
     """A dataset of TensorFlow Datasets, such as "cifar10", instead of OpenMoji."""
     tfds_dir: str | None = None
     """Where tfds keeps its datasets; None for its own default."""
+    view: str | None = None
+    """A view that `jdiff data filter` made, instead of OpenMoji."""
     flip: bool = True
     """Mirror half of the images at random. Turn off where left and right matter, as in letters and flags."""
 
     @property
     def credit(self) -> str | None:
         """What to print beside pictures of this data, where its licence asks for it."""
-        return CREDIT if self.folder is None and self.tfds is None else None
+        return CREDIT if self.folder is self.tfds is self.view is None else None
 
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel; got {self.size}")
-        if self.folder is not None and self.tfds is not None:
-            raise ValueError(f"folder and tfds exclude each other; got folder={self.folder!r} and tfds={self.tfds!r}")
+        named = {name: value for name in ("folder", "tfds", "view") if (value := getattr(self, name)) is not None}
+        if len(named) > 1:
+            told = " and ".join(f"{name}={value!r}" for name, value in named.items())
+            raise ValueError(f"folder, tfds and view exclude each other; got {told}")
         if self.tfds_dir is not None and self.tfds is None:
             raise ValueError(f"tfds_dir needs tfds, the name of a dataset; got tfds_dir={self.tfds_dir!r} alone")
 
@@ -48,4 +52,11 @@ def open_source(data: Data, split: Split) -> Source:
         return FolderSource(data.folder, split=split, size=data.size)
     if data.tfds is not None:
         return TFDSSource(data.tfds, split=split, size=data.size, data_dir=data.tfds_dir)
+    if data.view is not None:
+        # Imported here: the extra `data` is needed for views alone.
+        try:
+            from jdiff.data.view_source import ViewSource
+        except ModuleNotFoundError as error:
+            raise ValueError(f"view {data.view} needs the extra `data`: pip install 'jdiff[data]'") from error
+        return ViewSource(data.view, split=split, size=data.size)
     return OpenMojiSource(subset=data.subset, split=split, size=data.size)

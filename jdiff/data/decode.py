@@ -36,7 +36,7 @@ def decode(data: bytes, at_least: tuple[int, int]) -> tuple[Image.Image, tuple[i
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             turn = header.orientation if header.format == "JPEG" else image.getexif().get(0x0112, 1)
             if header.format == "JPEG":
-                image.draft(None, at_least if turn <= 4 else at_least[::-1])
+                image.draft(None, at_least if turn <= 4 else (at_least[1], at_least[0]))
             # Another size than the header's is one that nobody has checked.
             elif image.size != header[1:3]:
                 raise RejectError("damaged image header")
@@ -46,11 +46,12 @@ def decode(data: bytes, at_least: tuple[int, int]) -> tuple[Image.Image, tuple[i
     # Pillow reports damage by a dozen kinds of exception; whatever it is, this example cannot be decoded.
     except Exception as error:
         raise RejectError("image cannot be decoded") from error
-    whole = header[1:3]
+    width, height = header[1:3]
     if turn in _TURNS:
         plain = plain.transpose(_TURNS[turn])
-        whole = whole[::-1] if turn > 4 and header.format != "JPEG" else whole
-    return plain, whole
+        if turn > 4 and header.format != "JPEG":
+            width, height = height, width
+    return plain, (width, height)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

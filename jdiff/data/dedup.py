@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jdiff.data.index import fingerprint, parts_of
@@ -167,14 +166,14 @@ def _rows(files: list[Path]) -> pa.Table:
     tables = []
     for path in files:
         table = pq.read_table(path, columns=_COLUMNS)
-        tables.append(table.filter(pc.is_null(table["reject"])))
+        tables.append(table.filter(table["reject"].is_null()))
     return pa.concat_tables(tables)
 
 
 def _ranked(rows: pa.Table) -> np.ndarray:
     """Row numbers, what is to be kept first. The table itself is in the order of shard and offset."""
     pixels = rows["width"].to_numpy().astype(np.int64) * rows["height"].to_numpy()
-    letters = pc.utf8_length(rows["caption"]).to_numpy()
+    letters = np.array([len(caption) for caption in rows["caption"].to_pylist()])
     return np.lexsort((np.arange(len(pixels)), -letters, -pixels))
 
 

@@ -8,15 +8,25 @@ _ROUNDS = 8
 
 
 def rows_at(index: np.ndarray, rows: int, seed: np.uint32) -> np.ndarray:
-    """The row at each position: in every epoch of `rows` positions, each row once, in an order of the epoch's own.
+    """The row at each position: in every epoch of `rows` positions, each row once, in an order of the epoch's own."""
+    epoch, place = np.divmod(index.astype(np.uint64), np.uint64(rows))
+    return permuted(place, rows, mix_seed(epoch, seed))
+
+
+def mix_seed(number: np.ndarray, seed: np.uint32 | int) -> np.ndarray:
+    """A key, not mixed yet, for each number under a seed of 32 bits."""
+    return number.astype(np.uint64) + (np.uint64(seed) << np.uint64(32))
+
+
+def permuted(place: np.ndarray, rows: int, key: np.ndarray) -> np.ndarray:
+    """Where each `place`, 0 to `rows` - 1, goes in the permutation that belongs to its `key`.
 
     A Feistel network permutes the next power of four, and is applied again where it leads outside (Black and Rogaway,
     "Ciphers with arbitrary finite domains", 2002). No table, no state, and whole batches at once: Grain's own shuffle
     gives the same guarantees one example at a time, at 2 us each for 10^6 rows but 26 us for 846 and 500 us for 37.
     Below eight rows every order occurs, some more often than others.
     """
-    epoch, place = np.divmod(index.astype(np.uint64), np.uint64(rows))
-    key = mix(epoch + (np.uint64(seed) << np.uint64(32)))
+    key = mix(key)
     # On few bits the network favours some places; starting from a random one in every epoch evens that out.
     place = (place + mix(key + np.uint64(_ROUNDS)) % rows) % rows
     half = np.uint64(((rows - 1).bit_length() + 1) // 2)
@@ -33,7 +43,7 @@ def rows_at(index: np.ndarray, rows: int, seed: np.uint32) -> np.ndarray:
 
 def coin(index: np.ndarray, seed: np.uint32) -> np.ndarray:
     """Heads or tails for each position."""
-    return mix(index.astype(np.uint64) + (np.uint64(seed) << np.uint64(32))) >> np.uint64(63) == 1
+    return mix(mix_seed(index, seed)) >> np.uint64(63) == 1
 
 
 def mix(bits: np.ndarray) -> np.ndarray:
@@ -42,6 +52,19 @@ def mix(bits: np.ndarray) -> np.ndarray:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
+
+
+def drawn(index: np.ndarray, cumulative: np.ndarray, seed: np.uint32) -> np.ndarray:
+    """The row at each position where rows have weights, given by their running sums.
+
+    An epoch is a systematic sample: N points at equal distances over the sum of the weights, from a random start on,
+    in a random order. A row of weight w comes up N w / sum times in an epoch, rounded down or up, and
+    exactly so on average.
+    """
+    rows = len(cumulative)
+    start = uniform(index // rows, int(seed), "start of epoch")
+    point = (rows_at(index, rows, seed) + start) * (cumulative[-1] / rows)
+    return np.minimum(np.searchsorted(cumulative, point, "right"), rows - 1)
 
 
 def uniform(index: np.ndarray, seed: int, purpose: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from jdiff.data.order import coin, rows_at
+from jdiff.data.order import coin, drawn, rows_at
 from jdiff.data.sources import Source
 
 Batch = dict[str, np.ndarray]
@@ -34,11 +34,14 @@ def batches(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.
         raise ValueError(f"seed must be at least 0; got {seed}")
     if not len(source):
         raise ValueError("source has no rows, so there is nothing to draw batches from")
+    # Rows of a view may have weights.
+    sums = getattr(source, "cumulative", None)
     order_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2)
 
     def assemble(step: int) -> Batch:
         index = step * batch_size + np.arange(batch_size, dtype=np.int64)
-        batch = _collate(source, rows_at(index, len(source), order_seed), index)
+        rows = rows_at(index, len(source), order_seed) if sums is None else drawn(index, sums, order_seed)
+        batch = _collate(source, rows, index)
         if flip:
             mirrored = coin(index, flip_seed)
             batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]

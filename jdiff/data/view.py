@@ -146,7 +146,7 @@ def _chosen(
     connection: "duckdb.DuckDBPyConnection", query: str, recipe: Recipe, number: dict[str, int], counts: Any
 ) -> Iterator[dict[str, Any]]:
     refused = _opted_out(recipe.opt_out)
-    for batch in connection.execute(query).to_arrow_reader(CHUNK):
+    for batch in connection.sql(query).to_arrow_reader(CHUNK):
         for row in batch.to_pylist():
             weight, url = row.pop("weight_"), row.pop("url_")
             row["caption"] = captions.repair(row["caption"], recipe.repairs)

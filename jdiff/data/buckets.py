@@ -1,0 +1,74 @@
+"""Buckets: the few static shapes that pictures of every shape are cropped to, and how.
+
+A picture goes to the bucket whose aspect ratio is nearest to its own, on a logarithmic scale, is scaled until it covers
+the bucket, and the rest is cropped away. Shapes are multiples of `step` with about the area of a square (NovelAI,
+"Aspect ratio bucketing", 2022). Where the crop lies, and whether it is mirrored, is drawn from (row, seed, epoch). What
+was lost is told to the network, as in SDXL (2307.01952, section 2.2): size in full, and the crop's corner.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jdiff.data.decode import decode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """Shapes of about `size` x `size` pixels whose sides are multiples of `step`; step = size is the square alone."""
+
+    size: int
+    step: int
+    max_ratio: float = 2.0
+    """Of the longer side to the shorter."""
+
+    def __post_init__(self):
+        if self.size < 1 or self.step < 1 or self.size % self.step:
+            raise ValueError(f"size must be a multiple of step, both positive; got {self.size} and {self.step}")
+        if self.max_ratio < 1:
+            raise ValueError(f"max_ratio must be at least 1; got {self.max_ratio}")
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each bucket, from the tallest to the widest."""
+        found = set()
+        for side in range(self.step, self.size + 1, self.step):
+            other = self.size**2 // side // self.step * self.step
+            if other <= self.max_ratio * side:
+                found |= {(side, other), (other, side)}
+        return tuple(sorted(found, key=lambda shape: (shape[0] / shape[1], shape)))
+
+    def assign(self, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+        """The number of each picture's bucket in `shapes`."""
+        ratios = np.log([shape[0] / shape[1] for shape in self.shapes])
+        middles = (ratios[1:] + ratios[:-1]) / 2
+        return np.searchsorted(middles, np.log(width / height))
+
+
+class Crop(NamedTuple):
+    """A picture in its bucket's shape, and what SDXL tells the network of it: (height, width) and (top, left)."""
+
+    image: np.ndarray
+    original_size: tuple[int, int]
+    corner: tuple[int, int]
+
+
+def crop(data: bytes, shape: tuple[int, int], place: tuple[float, float], mirrored: bool) -> Crop:
+    """The picture encoded in `data` in `shape` (width, height): uint8 [height, width, 3].
+
+    `place`, two numbers in [0, 1), says where between left and right, top and bottom, the crop lies. The corner is in
+    pixels of the scaled picture and of its mirror image where that is shown. Raises `RejectError`.
+    """
+    image, whole = decode(data, shape)
+    width, height = shape
+    scale = max(width / image.width, height / image.height)
+    spare = image.width * scale - width, image.height * scale - height
+    left, top = (int(where * (rest + 1)) if rest >= 1 else 0 for where, rest in zip(place, spare, strict=True))
+    box = left / scale, top / scale, min((left + width) / scale, image.width), min((top + height) / scale, image.height)
+    # Pillow widens the kernel when it shrinks an image, so nothing aliases.
+    pixels = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=box))
+    if mirrored:
+        pixels, left = pixels[:, ::-1], round(spare[0]) - left
+    return Crop(pixels, (whole[1], whole[0]), (top, max(left, 0)))

@@ -1,0 +1,49 @@
+"""Examples of a view by offset: shards are opened when first needed, and what has changed since is told apart."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from jdiff.data.headers import RejectError
+from jdiff.data.reader import Reader
+
+_OPEN = 64
+"""Shards held open at once."""
+
+
+class Shards:
+    """The shards of a view, (name, stamp) each, for reading in threads and in processes that it is sent to."""
+
+    def __init__(self, shards: list[tuple[str, str]]):
+        self._shards = shards
+        self._readers: OrderedDict[int, Reader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return Shards, (self._shards,)
+
+    def name(self, row: dict[str, Any]) -> str:
+        """The shard that a row is of."""
+        return self._shards[row["shard"]][0]
+
+    def read(self, row: dict[str, Any]) -> bytes:
+        """The image of a row of a view. Raises `RejectError` where the shard is gone, silent or changed."""
+        try:
+            data = self._reader(row["shard"]).read(row["offset"], row["size"])
+        except OSError as error:
+            raise RejectError("shard cannot be read") from error
+        if len(data) < row["size"] or (row["sha256"] and hashlib.sha256(data).digest() != row["sha256"]):
+            raise RejectError("shard has changed")
+        return data
+
+    def _reader(self, shard: int) -> Reader:
+        with self._lock:
+            reader = self._readers.get(shard)
+            if reader is None:
+                # A reader that is pushed out closes its file when the last thread that reads from it lets it go.
+                reader = self._readers[shard] = Reader(self._shards[shard][0])
+                if len(self._readers) > _OPEN:
+                    self._readers.popitem(last=False)
+            self._readers.move_to_end(shard)
+            return reader

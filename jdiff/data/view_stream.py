@@ -1,0 +1,200 @@
+"""The batches of a view, or of several by weight: the batch of step n is a pure function of (seed, n, view).
+
+A batch is of one bucket. Epoch e, of as many examples as there are rows, has floor((e + 1) R_b / B) - floor(e R_b / B)
+batches of bucket b, where R_b is the bucket's share of the rows and B the batch size, in an order of its own; so what
+does not fill a batch waits for the next epoch, and nothing is dropped or repeated. Within its bucket, each row comes up
+once in as many examples as the bucket has rows. How many batches lie before an epoch is a closed formula, and which row
+stands where is a permutation without a table: a step costs the same, and needs no memory, wherever it lies.
+
+A host's part of a batch is a slice of it. A row that cannot be read is replaced by one that its number alone decides,
+and its reason stands in the batch. Decoding goes to worker processes of Grain, if asked for.
+"""
+
+import collections
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from jdiff.data.buckets import Buckets, Crop, crop
+from jdiff.data.headers import RejectError
+from jdiff.data.order import drawn, mix, mix_seed, permuted, rows_at, uniform
+from jdiff.data.shards import Shards
+from jdiff.data.view import View
+
+_TRIES = 32
+_SHARE = 2**32
+
+
+class ViewStream:
+    """Batches by step, of `views` (paths, with a relative weight each) in `buckets`.
+
+    One view without weights gives every row once an epoch. With weights of rows, or several views, an epoch draws as
+    many examples as there are rows: each view its share, each row its share of that, rounded down or up and exact on
+    average.
+
+    A batch is a dict of `image` float32 [B, height, width, 3] in [-1, 1], `index` int64 [B] the global number of the
+    example, `row` int64 [B] the row in the views put together, `caption` and `reject` ("" or why
+    another row stands there) arrays of text, and `original_size`, `corner` int32 [B, 2] for SDXL's conditions.
+
+    Raises ValueError where an argument does not fit or a view cannot be read.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[tuple[str | Path, float]],
+        *,
+        buckets: Buckets,
+        batch_size: int,
+        seed: int,
+        flip: bool = True,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0; got {seed}")
+        if not views or not all(0 < weight < float("inf") for _, weight in views):
+            raise ValueError(f"views must each have a weight above 0; got {[(str(path), w) for path, w in views]}")
+        self.batch_size, self.seed, self.flip, self.shapes = batch_size, seed, flip, buckets.shapes
+        self._views = [View(path) for path, _ in views]
+        self._starts = np.cumsum([0, *map(len, self._views)])
+        self._shards = [Shards(view.shards) for view in self._views]
+        width, height = (np.concatenate([view.column(side) for view in self._views]) for side in ("width", "height"))
+        bucket = buckets.assign(width, height)
+        weight = self._weights([share for _, share in views])
+        self._rows = [np.flatnonzero(bucket == number) for number in range(len(self.shapes))]
+        self._sums = [None if weight is None else np.cumsum(weight[rows]) for rows in self._rows]
+        # Shares are whole numbers, so that no rounding moves a batch however far the stream has run.
+        shares = np.array(
+            [len(r) if s is None else s[-1] if len(s) else 0 for r, s in zip(self._rows, self._sums, strict=True)]
+        )
+        self._shares = [round(float(share) / float(shares.sum()) * len(bucket) * _SHARE) for share in shares]
+        self._keys = np.random.SeedSequence(seed).generate_state(1 + len(self.shapes))
+
+    def _weights(self, shares: list[float]) -> np.ndarray | None:
+        """Of all rows; None where all weigh the same."""
+        own = [view.column("weight") for view in self._views]
+        if len(own) == 1 and np.isnan(own[0]).all():
+            return None
+        filled = [np.where(np.isnan(weight), 1.0, weight) for weight in own]
+        return np.concatenate([weight * (share / weight.sum()) for weight, share in zip(filled, shares, strict=True)])
+
+    def _before(self, epoch: int) -> list[int]:
+        """How many batches of each bucket lie before an epoch."""
+        return [epoch * share // (self.batch_size * _SHARE) for share in self._shares]
+
+    def plan(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Bucket, rows [B] and epochs [B] of the batch of a step."""
+        low, high = 0, 1
+        while sum(self._before(high)) <= step:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if sum(self._before(middle)) <= step else (low, middle)
+        begin, end = np.array(self._before(low)), np.array(self._before(low + 1))
+        place = np.array([step - begin.sum()], np.uint64)
+        ends = np.cumsum(end - begin)
+        # One bucket has its order from its rows already; shuffled batches would blur where its epochs end.
+        shuffled = np.count_nonzero(self._shares) > 1
+        turn = permuted(place, int(ends[-1]), mix_seed(np.array([low]), self._keys[0]))[0] if shuffled else place[0]
+        bucket = int(np.searchsorted(ends, turn, "right"))
+        number = int(begin[bucket] + turn - (ends[bucket - 1] if bucket else 0))
+        index = number * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        rows, sums, key = self._rows[bucket], self._sums[bucket], self._keys[1 + bucket]
+        chosen = rows_at(index, len(rows), key) if sums is None else drawn(index, sums, key)
+        return bucket, rows[chosen], index // len(rows)
+
+    def batch(self, step: int, *, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
+        """The slice of the batch of `step` that belongs to `host` of `hosts`."""
+        self._check(step, host, hosts)
+        return _normalized(self._assemble(step, host, hosts))
+
+    def _check(self, step: int, host: int, hosts: int) -> None:
+        if step < 0:
+            raise ValueError(f"step must be at least 0; got {step}")
+        if hosts < 1 or self.batch_size % hosts or not 0 <= host < hosts:
+            raise ValueError(
+                f"hosts must divide batch_size {self.batch_size}, and host be in 0..hosts - 1; got {host} of {hosts}"
+            )
+
+    def _assemble(self, step: int, host: int, hosts: int) -> dict[str, np.ndarray]:
+        """As `batch`, but the pictures uint8, which are a quarter to send from one process to another."""
+        bucket, rows, epochs = self.plan(step)
+        size = self.batch_size // hosts
+        part = slice(host * size, (host + 1) * size)
+        examples = [self._example(bucket, row, epoch) for row, epoch in zip(rows[part], epochs[part], strict=True)]
+        image, original, corner = zip(*(example[0] for example in examples), strict=True)
+        return {
+            "image": np.stack(image),
+            "index": (step * self.batch_size + np.arange(self.batch_size, dtype=np.int64))[part],
+            "row": np.array([example[1] for example in examples], np.int64),
+            "caption": np.array([example[2] for example in examples]),
+            "reject": np.array([example[3] for example in examples]),
+            "original_size": np.array(original, np.int32),
+            "corner": np.array(corner, np.int32),
+        }
+
+    def _example(self, bucket: int, row: int, epoch: int) -> tuple[Crop, int, str, str]:
+        """Picture, row, caption and "" or the reason why the row is not the one asked for."""
+        first, reason = row, ""
+        for attempt in range(_TRIES):
+            view = int(np.searchsorted(self._starts, row, "right")) - 1
+            described = self._views[view].row(int(row - self._starts[view]))
+            identity = mix(np.array([row], np.uint64)) + np.uint64(epoch)
+            draw = lambda purpose, identity=identity: float(uniform(identity, self.seed, purpose)[0])
+            try:
+                data = self._shards[view].read(described)
+                mirrored = self.flip and draw("flip") < 0.5
+                shown = crop(data, self.shapes[bucket], (draw("crop x"), draw("crop y")), mirrored)
+                return shown, int(row), described["caption"], reason
+            except RejectError as why:
+                reason = reason or str(why)
+                others = self._rows[bucket]
+                row = others[int(mix(np.array([first * _TRIES + attempt], np.uint64))[0] % np.uint64(len(others)))]
+        shard = self._shards[view].name(described)
+        raise ValueError(f"row {first} and {_TRIES - 1} in its place cannot be read: {reason}; the last was of {shard}")
+
+    def batches(
+        self, start: int = 0, *, host: int = 0, hosts: int = 1, workers: int = 0
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of steps `start`, start + 1, ..., made ahead by threads, or by `workers` processes."""
+        self._check(start, host, hosts)
+        steps = grain.MapDataset.range(sys.maxsize // self.batch_size)[start:]
+        dataset = steps.map(_Assemble(self, host, hosts))
+        if not workers:
+            ready = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+        else:
+            mark_flags_as_parsed()
+            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            ready = dataset.to_iter_dataset(options).mp_prefetch(processes)
+        return iter(ready.map(_normalized))
+
+
+class _Assemble:
+    """A step to a host's slice of its batch; goes to worker processes."""
+
+    def __init__(self, stream: ViewStream, host: int, hosts: int):
+        self._stream, self._host, self._hosts = stream, host, hosts
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        return self._stream._assemble(int(step), self._host, self._hosts)
+
+
+def _normalized(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return batch | {"image": batch["image"].astype(np.float32) / np.float32(127.5) - np.float32(1)}
+
+
+def mark_flags_as_parsed() -> None:
+    """Grain's processes read flags of absl, which only a program that absl starts has parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def rejected(batches: Sequence[dict[str, np.ndarray]]) -> collections.Counter[str]:
+    """How many rows were replaced, by reason."""
+    return collections.Counter(str(reason) for batch in batches for reason in batch["reject"] if reason)
