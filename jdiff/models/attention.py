@@ -27,7 +27,21 @@ from jdiff.typing import Array
 
 def attend(q: Array, k: Array, v: Array) -> Array:
     """[B, N, heads, d], [B, M, heads, d] twice -> [B, N, heads, d]: of all tokens to all, by the platform's kernel."""
-    return jax.nn.dot_product_attention(q, k, v, implementation=_kernel(jax.default_backend(), q.dtype, q.shape[-1]))
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return _heads_first(q, k, v)
+    return jax.nn.dot_product_attention(q, k, v, implementation=_kernel(platform, q.dtype, q.shape[-1]))
+
+
+def _heads_first(q: Array, k: Array, v: Array) -> Array:
+    """Products of matrices that lie in one piece, and a division of their N x d results, not of the N x M weights."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=wide) * wide.type(q.shape[-1] ** -0.5)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v, preferred_element_type=wide)
+    return (mixed / total).astype(v.dtype).swapaxes(1, 2)
 
 
 def _kernel(platform: str, dtype: Any, width: int) -> Any:

@@ -224,7 +224,8 @@ def test_standardized_latents_have_no_mean_and_a_variance_of_one(name, tmp_path)
 
 def quantizer(seed=0):
     """A codebook of diffusers, one of ours with the same entries, and latents."""
-    theirs = drawn(diffusers.models.autoencoders.vae.VectorQuantizer(12, 3, beta=BETA, legacy=False), seed=seed, scale=1.0)
+    quantizer = diffusers.models.autoencoders.vae.VectorQuantizer(12, 3, beta=BETA, legacy=False)
+    theirs = drawn(quantizer, seed=seed, scale=1.0)
     params = {"embedding": {"embedding": jnp.asarray(theirs.embedding.weight.detach().numpy())}}
     return theirs, functional(lambda rngs: Codebook(12, 3, rngs=rngs)), params, images(4, 5, 6, 3)
 

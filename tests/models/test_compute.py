@@ -145,23 +145,18 @@ def memory(config, compute, *given):
     return jax.jit(gradient).lower(params).compile().memory_analysis().temp_size_in_bytes
 
 
-SLOW = {
-    ("unet_condition", "dots"),
-    ("unet_condition", "dots_with_no_batch_dims"),
-    ("unet_2d", "dots"),
-    ("unet_edm", "dots"),
-    ("unet_edm", "dots_with_no_batch_dims"),
-}
+# The other networks take half a minute each to compile: pytest -m slow.
+QUICK = ("dit", "jit")
+
+
+def marked(name, *rest):
+    return pytest.param(name, *rest, marks=[] if name in QUICK else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize(
     "name, compute",
-    [(name, Compute(scan=False)) for name in SCANNED]
-    + [
-        pytest.param(name, Compute(remat=policy), marks=[pytest.mark.slow] if (name, policy) in SLOW else [])
-        for name in CONFIGS
-        for policy in REMAT
-    ],
+    [marked(name, Compute(scan=False)) for name in SCANNED]
+    + [marked(name, Compute(remat=policy)) for name in CONFIGS for policy in REMAT],
     ids=str,
 )
 def test_it_is_the_plain_network(name, compute):
@@ -181,7 +176,7 @@ BFLOAT16 = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [marked(name) for name in CONFIGS])
 def test_bfloat16_is_near_and_leaves_parameters_alone(name):
     half = Compute(dtype="bfloat16")
     output, slope = apart(name, half)
@@ -201,7 +196,7 @@ def test_bfloat16_is_what_is_multiplied(name):
     assert set(products(gradient.jaxpr)) == {("bfloat16", "bfloat16"), ("float32", "bfloat16")}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [marked(name) for name in CONFIGS])
 def test_rematerialization_keeps_less(name):
     """With full, a sixth at the most, whether blocks are in a stack or not; and policies are in their order."""
     _, timestep, cond = inputs(name)

@@ -22,6 +22,7 @@ def saved(path, tensors):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_folder_that_draws_the_same_pictures(tokenizer, tmp_path):
     encoder = drawn(under(CLIP_1, clip(width=128, layers=2, vocabulary=len(clip_vocabulary()[0]))))
     path = saved(tmp_path / "1.safetensors", tensors_of("1") | encoder)

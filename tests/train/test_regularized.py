@@ -53,6 +53,7 @@ def test_one_device_and_eight_leave_out_the_same():
     assert not np.allclose(other, eight, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_run_with_them_is_not_one_without(tmp_path):
     """Each by itself, through the loop that the command line calls."""
     losses = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.restore import open_run
@@ -68,6 +69,7 @@ def test_ten_kills_change_nothing(tmp_path):
     assert (killed / "samples.png").read_bytes() == (whole / "samples.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_loss_of_one(tmp_path):
     """In float32 the sum over devices rounds differently: after 24 steps the losses agree to 1e-4."""
     losses = {}
