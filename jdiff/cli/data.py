@@ -78,6 +78,18 @@ class Dedup:
     """Print the figures as JSON."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `jdiff data report` takes."""
+
+    index: Annotated[Path, tyro.conf.Positional]
+    """Folder of the index."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("report.png")
+    """Where the picture goes."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
 def _pack(arguments: Pack) -> None:
     from jdiff.data.pack import pack
 
@@ -140,6 +152,24 @@ def _dedup(arguments: Dedup) -> None:
     )
 
 
+def _report(arguments: Report) -> None:
+    from jdiff.data.index import told
+    from jdiff.data.report import draw, report
+
+    figures = report(arguments.index)
+    draw(figures, arguments.out)
+    del figures["_values"]
+    lines = [f"{figures['seen']} examples seen = {figures['used']} used + {figures['seen'] - figures['used']} rejected"]
+    lines += [f"rejected    {told(figures['rejected'])}", f"formats     {told(figures['formats'])}"]
+    for name in ("width", "height", "aspect_ratio", "caption_letters"):
+        lines.append(f"{name:11} {', '.join(f'{key} {value:g}' for key, value in figures[name].items())}")
+    for name in ("domains", "licences"):
+        lines.append(f"{name:11} {told({key or 'not stated': count for key, count in figures[name].items()})}")
+    copies = figures["duplicates"]
+    lines.append(f"duplicates  {'exact {exact}, near {near}'.format(**copies) if copies else 'not looked for'}")
+    _show(arguments, figures, *lines, f"picture: {arguments.out}")
+
+
 def _shards(name: str) -> list[str]:
     """A folder stands for the tar files in it."""
     if "://" in name or not Path(name).is_dir():
@@ -170,6 +200,7 @@ VERBS = {
     "index": (Index, _index, "read shards once and write a table of their examples"),
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
     "dedup": (Dedup, _dedup, "find exact and near duplicates in an index"),
+    "report": (Report, _report, "say and draw what an index holds"),
 }
 
 

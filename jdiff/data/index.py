@@ -193,9 +193,12 @@ def index_shard(shard: str, out: Path, depth: Depth) -> Part:
         with warnings.catch_warnings(), Reader(shard) as reader:
             # Pillow warns of damaged Exif data and the like; what matters of it is a reason in the index.
             warnings.simplefilter("ignore")
-            ahead = Ahead(reader, 512 if "://" not in shard and depth == "headers" else 2**16)
-            for example in examples(ahead.read, reader.length):
-                rows.append(_row(example, ahead.read, shard, depth, counts))
+            # A remote store is asked rarely and for much; a local file for what is needed. Headers run one example
+            # ahead of contents, so each has a block of its own.
+            block = 2**16 if "://" in shard else 0
+            headers, contents = Ahead(reader, block), Ahead(reader, block)
+            for example in examples(headers.read, reader.length):
+                rows.append(_row(example, contents.read, shard, depth, counts))
             counts["read"] = reader.bytes_read
             if reader.stamp != before:
                 rows = [_rejected(shard, "shard changed while it was read")]

@@ -74,3 +74,11 @@ def test_an_index_becomes_a_view(index, run, refused, tmp_path):
         (["dedup", index, "--distance", 99], "got 99"),
     ]:
         assert message in refused("data", *words)
+
+
+def test_an_index_is_reported(index, run, refused, tmp_path):
+    figures = json.loads(run("report", index, "-o", tmp_path / "report.png", "--json"))
+    assert (figures["seen"], figures["used"], figures["width"]["most"]) == (10, 9, 104)
+    assert "10 examples seen = 9 used + 1 rejected" in run("report", index, "-o", tmp_path / "report.png")
+    assert (tmp_path / "report.png").exists()
+    assert "holds nothing" in refused("data", "report", tmp_path / "none")

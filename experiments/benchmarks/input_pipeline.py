@@ -1,0 +1,141 @@
+"""Images a second of a view's stream, beside decoding in a loop and beside webdataset with a torch DataLoader.
+
+    python experiments/benchmarks/input_pipeline.py VIEW [--peer PYTHON] [--json]
+
+All three read the same shards and make 256 x 256 RGB pictures, uint8, in batches of 64, by the same scaling of the
+shorter side and a crop. "Decode" is the limit: one loop that has the bytes in memory, and calls Pillow; with 2 workers,
+two such loops in two processes. PYTHON is the interpreter of an environment with webdataset and torch. Every figure is
+taken in turn, `ROUNDS` times, and the median of the rounds' ratios is printed. The wait of a step is the time that a
+loop with a pretended step of 250 ms spends in `next`. Run it on an idle machine; the load is printed.
+"""
+
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+IMAGES, BATCH, SIDE, ROUNDS = 1920, 64, 256, 3
+
+PEER = """
+import io, sys, time
+import numpy as np, torch, webdataset
+from PIL import Image
+shards, workers, images, batch, side = sys.argv[1].split(","), *map(int, sys.argv[2:])
+def square(data):
+    image = Image.open(io.BytesIO(data))
+    image.draft(None, (side, side))
+    image = image.convert("RGB")
+    scale = side / min(image.size)
+    left, top = (image.width * scale - side) / 2 / scale, (image.height * scale - side) / 2 / scale
+    box = left, top, left + side / scale, top + side / scale
+    return torch.from_numpy(np.array(image.resize((side, side), Image.Resampling.BICUBIC, box=box)))
+def first(sample):
+    return square(sample.get("jpg") or sample.get("webp")), sample["txt"].decode()
+data = webdataset.WebDataset(shards, shardshuffle=len(shards), resampled=False, seed=0).shuffle(1000).map(first)
+loader = torch.utils.data.DataLoader(data.repeat(), batch_size=batch, num_workers=workers)
+batches = iter(loader)
+for _ in range(4):
+    next(batches)
+start = time.perf_counter()
+for _ in range(images // batch):
+    next(batches)
+print(images / (time.perf_counter() - start), flush=True)
+import os; os._exit(0)
+"""
+
+
+def contents(view, count):
+    """The bytes of the first rows of a view that are spread over it."""
+    from jdiff.data.shards import Shards
+    from jdiff.data.view import View
+
+    opened = View(view)
+    shards = Shards(opened.shards)
+    return [shards.read(opened.row(n * (len(opened) // count))) for n in range(count)]
+
+
+def decode_loop(data):
+    """Seconds to decode, by Pillow alone, into squares."""
+    import numpy as np
+    from PIL import Image
+
+    start = time.perf_counter()
+    for content in data:
+        image = Image.open(io.BytesIO(content))
+        image.draft(None, (SIDE, SIDE))
+        image = image.convert("RGB")
+        scale = SIDE / min(image.size)
+        left, top = (image.width - SIDE / scale) / 2, (image.height - SIDE / scale) / 2
+        box = left, top, left + SIDE / scale, top + SIDE / scale
+        np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box))
+    return time.perf_counter() - start
+
+
+def decoding(view, workers):
+    """Images a second of `workers` loops at once."""
+    data = contents(view, IMAGES)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(decode_loop, [data[:64]] * workers)
+        seconds = pool.map(decode_loop, [data[place::workers] for place in range(workers)], chunksize=1)
+    return IMAGES / max(seconds)
+
+
+def streaming(view, workers, step_seconds=0.0):
+    """Images a second, and the share of the time that was spent waiting."""
+    from jdiff.data.buckets import Buckets
+    from jdiff.data.view_stream import ViewStream
+
+    stream = ViewStream([(view, 1)], buckets=Buckets(size=SIDE, step=SIDE), batch_size=BATCH, seed=0)
+    batches = stream.batches(0, workers=workers)
+    for _ in range(4):
+        next(batches)
+    waited, start = 0.0, time.perf_counter()
+    for _ in range(IMAGES // BATCH):
+        before = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - before
+        time.sleep(step_seconds)
+    return IMAGES / (time.perf_counter() - start), waited / (IMAGES // BATCH)
+
+
+def peer(python, view, workers):
+    """Images a second of webdataset and torch."""
+    from jdiff.data.view import View
+
+    shards = ",".join(name for name, _ in View(view).shards)
+    words = [python, "-c", PEER, shards, *map(str, (workers, IMAGES, BATCH, SIDE))]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def main():
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    python = words[words.index("--peer") + 1] if "--peer" in words else None
+    view = words[0]
+    rows = []
+    for workers in (1, 2):
+        rounds = []
+        for _ in range(ROUNDS):
+            row = {"decode": decoding(view, workers), "stream": streaming(view, workers)[0]}
+            if python:
+                row["webdataset"] = peer(python, view, workers)
+            rounds.append(row)
+        row = {"workers": workers} | {name: round(statistics.median(r[name] for r in rounds), 1) for name in rounds[0]}
+        for name in rounds[0]:
+            if name != "stream":
+                row[f"stream / {name}"] = round(statistics.median(r["stream"] / r[name] for r in rounds), 3)
+        row["wait of a 250 ms step, ms"] = round(1000 * streaming(view, workers, 0.25)[1], 1)
+        row["load"] = round(os.getloadavg()[0], 1)
+        rows.append(row)
+    if "--json" in sys.argv:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print("   ".join(f"{name} {value}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
