@@ -17,7 +17,6 @@ from flax import nnx
 
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.encoders import ACTIVATIONS, IGNORED, check_activation, check_ids
-from jdiff.models.products import Linear
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array
 
@@ -115,10 +114,10 @@ class Attention(nnx.Module):
     def __init__(self, config: Fields, causal: bool, *, rngs: nnx.Rngs):
         width, dtype = config.hidden_size, config.compute.dtype
         self.heads, self.causal = config.num_attention_heads, causal
-        self.q_proj = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.k_proj = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.v_proj = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.out_proj = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.q_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.k_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.v_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         q, k, v = (split_heads(part(x), self.heads) for part in (self.q_proj, self.k_proj, self.v_proj))
@@ -131,8 +130,8 @@ class MLP(nnx.Module):
     def __init__(self, config: Fields, *, rngs: nnx.Rngs):
         width, wide, dtype = config.hidden_size, config.intermediate_size, config.compute.dtype
         self.activation = config.hidden_act
-        self.fc1 = Linear(width, wide, dtype=dtype, rngs=rngs)
-        self.fc2 = Linear(wide, width, dtype=dtype, rngs=rngs)
+        self.fc1 = nnx.Linear(width, wide, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(wide, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
@@ -205,7 +204,7 @@ class CLIPTextModule(nnx.Module):
         self.config, self.project = config, project
         self.text_model = TextTransformer(config, rngs=rngs)
         if project:
-            self.text_projection = Linear(
+            self.text_projection = nnx.Linear(
                 config.hidden_size, config.projection_dim, use_bias=False, dtype=config.compute.dtype, rngs=rngs
             )
 

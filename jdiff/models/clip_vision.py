@@ -13,7 +13,6 @@ from flax import nnx
 from jdiff.models.clip import FIXED, Encoder, Fields, embed, norm
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.encoders import IGNORED
-from jdiff.models.products import Conv, Linear
 from jdiff.typing import Array
 
 
@@ -75,7 +74,7 @@ class VisionEmbeddings(nnx.Module):
     def __init__(self, config: CLIPVisionWithProjection, *, rngs: nnx.Rngs):
         width, patch, dtype = config.hidden_size, config.patch_size, config.compute.dtype
         self.class_embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs(), (width,)))
-        self.patch_embedding = Conv(
+        self.patch_embedding = nnx.Conv(
             config.num_channels,
             width,
             (patch, patch),
@@ -116,7 +115,7 @@ class CLIPVisionModule(nnx.Module):
     def __init__(self, config: CLIPVisionWithProjection, *, rngs: nnx.Rngs):
         self.config = config
         self.vision_model = VisionTransformer(config, rngs=rngs)
-        self.visual_projection = Linear(
+        self.visual_projection = nnx.Linear(
             config.hidden_size, config.projection_dim, use_bias=False, dtype=config.compute.dtype, rngs=rngs
         )
 

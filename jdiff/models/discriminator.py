@@ -18,7 +18,6 @@ from flax import nnx
 
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import GroupNorm
-from jdiff.models.products import Conv
 from jdiff.typing import Array
 
 EPS = 1e-5  # of every normalization
@@ -74,7 +73,7 @@ class PatchDiscriminatorModule(nnx.Module):
 
         def layer(channels: int, out: int, stride: int, bias: bool) -> nnx.Conv:
             options = {"strides": stride, "padding": 1, "use_bias": bias, "dtype": config.compute.dtype}
-            return Conv(channels, out, (4, 4), **options, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+            return nnx.Conv(channels, out, (4, 4), **options, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
 
         self.smallest = config.smallest
         self.conv_in = layer(config.in_channels, widths[0], 2, bias=True)

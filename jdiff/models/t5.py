@@ -20,7 +20,6 @@ from flax import nnx
 
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.encoders import ACTIVATIONS, IGNORED, check_activation, check_ids
-from jdiff.models.products import Linear
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array
 
@@ -103,10 +102,10 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: T5Encoder, *, rngs: nnx.Rngs):
         width, inner, self.heads = config.d_model, config.num_heads * config.d_kv, config.num_heads
         plain = {"use_bias": False, "dtype": config.compute.dtype, "rngs": rngs}
-        self.q = Linear(width, inner, **plain)
-        self.k = Linear(width, inner, **plain)
-        self.v = Linear(width, inner, **plain)
-        self.o = Linear(inner, width, **plain)
+        self.q = nnx.Linear(width, inner, **plain)
+        self.k = nnx.Linear(width, inner, **plain)
+        self.v = nnx.Linear(width, inner, **plain)
+        self.o = nnx.Linear(inner, width, **plain)
 
     def __call__(self, x: Array, bias: Array, mask: Array | None) -> Array:
         q, k, v = (split_heads(part(x), self.heads) for part in (self.q, self.k, self.v))
@@ -121,11 +120,11 @@ class FeedForward(nnx.Module):
         plain = {"use_bias": False, "dtype": config.compute.dtype, "rngs": rngs}
         self.activation, self.gated = config.dense_act_fn, config.is_gated_act
         if self.gated:
-            self.wi_0 = Linear(width, inner, **plain)
-            self.wi_1 = Linear(width, inner, **plain)
+            self.wi_0 = nnx.Linear(width, inner, **plain)
+            self.wi_1 = nnx.Linear(width, inner, **plain)
         else:
-            self.wi = Linear(width, inner, **plain)
-        self.wo = Linear(inner, width, **plain)
+            self.wi = nnx.Linear(width, inner, **plain)
+        self.wo = nnx.Linear(inner, width, **plain)
 
     def __call__(self, x: Array) -> Array:
         act = ACTIVATIONS[self.activation]

@@ -23,8 +23,7 @@ from jdiff.models.embeddings import rotary_angles, rotated
 from tests.models.draws import drawn
 
 B, H, W, HEADS, D = 2, 6, 9, 2, 4
-# In float64. JAX's attention takes its softmax in float32 whatever it is given.
-KERNEL, OURS = 5e-6, 1e-10
+TOLERANCE = 1e-10  # in float64
 ROW, COLUMN = (place.ravel() for place in np.mgrid[:H, :W])
 
 
@@ -66,11 +65,11 @@ def same_remainders(edge, r, c, r2, c2):
 @pytest.mark.parametrize(
     "mixing, allowed, tolerance",
     [
-        (FullAttention(), pairs(lambda r, c, r2, c2: r == r), KERNEL),
-        (WindowedAttention(window=3), pairs(partial(same_square, 3)), KERNEL),
-        (WindowedAttention(window=1), np.eye(H * W, dtype=bool), KERNEL),
-        (StridedAttention(stride=3), pairs(partial(same_square, 3)) | pairs(partial(same_remainders, 3)), OURS),
-        (StridedAttention(stride=1), np.ones((H * W, H * W), bool), OURS),
+        (FullAttention(), pairs(lambda r, c, r2, c2: r == r), TOLERANCE),
+        (WindowedAttention(window=3), pairs(partial(same_square, 3)), TOLERANCE),
+        (WindowedAttention(window=1), np.eye(H * W, dtype=bool), TOLERANCE),
+        (StridedAttention(stride=3), pairs(partial(same_square, 3)) | pairs(partial(same_remainders, 3)), TOLERANCE),
+        (StridedAttention(stride=1), np.ones((H * W, H * W), bool), TOLERANCE),
     ],
     ids=["full", "windows", "windows of one", "strided", "stride of one"],
 )
@@ -84,7 +83,7 @@ def test_axial_attention_is_along_rows_then_along_columns(float64):
     q, k, v = qkv()
     rows = masked(q, k, v, pairs(lambda r, c, r2, c2: (r == r2) & (c == c)))
     both = masked(q, k, rows, pairs(lambda r, c, r2, c2: (c == c2) & (r == r)))
-    np.testing.assert_allclose(AxialAttention()(q, k, v), both, rtol=0, atol=KERNEL)
+    np.testing.assert_allclose(AxialAttention()(q, k, v), both, rtol=0, atol=TOLERANCE)
 
 
 def test_linear_attention_is_a_matrix_of_kernels(float64):
@@ -92,7 +91,7 @@ def test_linear_attention_is_a_matrix_of_kernels(float64):
     features = lambda x: np.where(x > 0, x + 1, np.exp(x))
     weights = np.einsum("bihd,bjhd->bhij", features(q), features(k))
     expected = np.einsum("bhij,bjhd->bihd", weights / weights.sum(axis=-1, keepdims=True), v)
-    np.testing.assert_allclose(LinearAttention()(*qkv()), expected.reshape(B, H, W, HEADS, D), rtol=0, atol=OURS)
+    np.testing.assert_allclose(LinearAttention()(*qkv()), expected.reshape(B, H, W, HEADS, D), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
