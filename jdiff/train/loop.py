@@ -125,7 +125,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
     step = trainer.step()
     examples = batches(loop.source, batch_size=experiment.batch_size, seed=experiment.seed, flip=experiment.data.flip)
     data = stream(examples, done)
-    before: Any = None  # the metrics of the step before, looked at when its successor is on its way
+    before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
     first: dict[str, float] = {}  # those of the first update that was skipped
     with Progress(experiment.steps, done, experiment.batch_size) as progress, jax.set_mesh(trainer.mesh):
         for number in range(done + 1, experiment.steps + 1):
@@ -143,13 +143,13 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 log = number % experiment.log_every == 0 or last
                 save = number % experiment.checkpoint_every == 0 or last or stop
                 # One step behind, so that the device is never without work, unless the step is waited for anyway.
-                for seen in (before, metrics) if log or save else (before,):
-                    in_a_row = 0 if seen is None else int(seen["skipped_in_a_row"])
+                for seen in (*before, metrics) if log or save else before:
+                    in_a_row = int(seen["skipped_in_a_row"])
                     if in_a_row == 1:
                         first = {name: float(value) for name, value in seen.items()}
                     if in_a_row >= faults.skips:
                         raise _BadStateError(state, first)
-                before = metrics
+                before = (metrics,)
             faulthandler.dump_traceback_later(faults.hang_seconds, exit=True, file=_STDERR)
             if log:
                 values = {name: metrics[name].item() for name in metrics}
