@@ -60,6 +60,10 @@ class Filter:
     """SQL: how often a row is drawn, relative to the others; each once an epoch without it."""
     repair: str = ""
     """Caption rules, separated by commas, applied in turn: html, file_names, boilerplate."""
+    tags: str | None = None
+    """SQL: the tags of a row, separated by commas or as a JSON list, for templates of captions in the stream."""
+    captions: Path | None = None
+    """Parquet file with shard, key and caption, as a captioning model wrote it, in place of the index's captions."""
     opt_out: Path | None = None
     """File of URLs, domains or SHA-256 of images to leave out, one a line."""
     json: bool = False
@@ -130,10 +134,13 @@ def _filter(arguments: Filter) -> None:
         where=arguments.where,
         weight=arguments.weight,
         repairs=tuple(rule.strip() for rule in arguments.repair.split(",") if rule.strip()),
+        tags=arguments.tags,
+        captions=arguments.captions,
         opt_out=tuple(arguments.opt_out.read_text().splitlines()) if arguments.opt_out else (),
     )
     made = make_view(arguments.index, arguments.out, recipe)
-    counts = {name: count for name, count in made.items() if name.startswith("rejected: ")}
+    told = ["recaptioned"] if arguments.captions else []
+    counts = {name: count for name, count in made.items() if name.startswith("rejected: ") or name in told}
     figures = {"out": str(arguments.out), "rows": made["rows"], "fingerprint": made["fingerprint"]} | counts
     lines = [f"{name}: {count}" for name, count in counts.items()]
     _show(arguments, figures, f"{arguments.out}: {made['rows']} rows, fingerprint {made['fingerprint'][:8]}", *lines)

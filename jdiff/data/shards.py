@@ -3,13 +3,39 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
 
 from jdiff.data.headers import RejectError
+from jdiff.data.order import mix
 from jdiff.data.reader import Reader
 
 _OPEN = 64
 """Shards held open at once."""
+_TRIES = 32
+T = TypeVar("T")
+
+
+def readable(row: int, rows: np.ndarray, read: Callable[[int], T], shard: Callable[[int], str]) -> tuple[T, int, str]:
+    """What `read` gives for `row`, that row, and "".
+
+    Where `read` raises `RejectError`, another of `rows` stands in, which the number of `row` alone decides: what was
+    read, the row that it is of, and why it is not the one asked for. Raises ValueError, naming the `shard` of the last,
+    where many in its place cannot be read either.
+    """
+    tried, reason = row, ""
+    for attempt in range(_TRIES):
+        if attempt:
+            tried = int(rows[int(mix(np.array([row * _TRIES + attempt], np.uint64))[0] % np.uint64(len(rows)))])
+        try:
+            return read(tried), tried, reason
+        except RejectError as why:
+            reason = reason or str(why)
+    raise ValueError(
+        f"row {row} and {_TRIES - 1} in its place cannot be read: {reason}; the last was of {shard(tried)}"
+    )
 
 
 class Shards:
