@@ -9,6 +9,7 @@ A run continues where its last checkpoint is, in this order:
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import pictures
-from jdiff.data import Source, batches, open_source, ordered, stream
+from jdiff.data import Batch, Source, open_source, ordered, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import Network, build
 from jdiff.parallel import check_batch, put_batch, replicated, state_sharding
@@ -78,6 +79,9 @@ def assemble(experiment: Experiment, num_classes: int) -> Trainer:
     """The pieces of a run. Raises ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size)
+    step, divisor = experiment.data.bucket_step, experiment.network.divisor
+    if step is not None and step % divisor:
+        raise ValueError(f"data.bucket_step: {step} is not a multiple of {divisor}, which {experiment.network} needs")
     out_channels = experiment.parameterization.out_channels(3)
     network = build(
         experiment.network, size=experiment.data.size, channels=3, num_classes=num_classes, out_channels=out_channels
@@ -113,14 +117,17 @@ def _updates(
     experiment = trainer.experiment
     done = int(state.step)
     step = trainer.step()
-    data = stream(
-        batches(source, batch_size=experiment.batch_size, seed=experiment.seed, flip=experiment.data.flip), done
+    data = training_batches(
+        experiment.data,
+        source,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        start=done,
+        put=partial(_placed, trainer.mesh),
     )
     with Progress(experiment.steps, done, experiment.batch_size) as progress, jax.set_mesh(trainer.mesh):
         for number in range(done + 1, experiment.steps + 1):
-            batch = next(data)
-            batch["index"] = batch["index"].astype(np.uint32)
-            state, metrics = step(state, put_batch(trainer.mesh, batch))
+            state, metrics = step(state, next(data))
             if number == done + 1:
                 jax.block_until_ready(metrics)
                 progress.compiled(number)
@@ -141,6 +148,12 @@ def _updates(
                     enlarge = pictures.enlargement(experiment.data.size)
                     pictures.save(sheet, directory / "samples" / f"step_{number:07d}.png", enlarge=enlarge)
     return state
+
+
+def _placed(mesh: jax.sharding.Mesh, batch: Batch) -> Batch:
+    """What the step takes of a batch, on the devices."""
+    taken = {name: batch[name] for name in ("image", "index", "label") if name in batch}
+    return put_batch(mesh, taken | {"index": batch["index"].astype(np.uint32)})
 
 
 def every_class(trainer: Trainer, n: int) -> np.ndarray:
