@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from jdiff.data.reader import Reader
 _OPEN = 64
 """Shards held open at once."""
 _TRIES = 32
+_SILENCE = 600.0
+"""Seconds for which a shard that did not answer is not asked again: each answer that does not come is a long wait."""
 T = TypeVar("T")
 
 
@@ -44,6 +47,7 @@ class Shards:
     def __init__(self, shards: list[tuple[str, str]]):
         self._shards = shards
         self._readers: OrderedDict[int, Reader] = OrderedDict()
+        self._silent: dict[int, float] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
@@ -55,9 +59,13 @@ class Shards:
 
     def read(self, row: dict[str, Any]) -> bytes:
         """The image of a row of a view. Raises `RejectError` where the shard is gone, silent or changed."""
+        if time.monotonic() < self._silent.get(row["shard"], 0.0):
+            raise RejectError("shard cannot be read")
         try:
             data = self._reader(row["shard"]).read(row["offset"], row["size"])
         except OSError as error:
+            if isinstance(error, TimeoutError):
+                self._silent[row["shard"]] = time.monotonic() + _SILENCE
             raise RejectError("shard cannot be read") from error
         if len(data) < row["size"] or (row["sha256"] and hashlib.sha256(data).digest() != row["sha256"]):
             raise RejectError("shard has changed")
