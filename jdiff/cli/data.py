@@ -32,7 +32,8 @@ class Index:
     """What `jdiff data index` takes."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Tar files or URLs, or folders of tar files."""
+    """Tar or ArrayRecord files, folders of them, or URLs of tar files. A table that img2dataset left beside a shard is
+    read with it."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder of the index; what it holds already is not read again."""
     depth: str = "pixels"
@@ -42,6 +43,8 @@ class Index:
     """Processes."""
     max_reject_rate: float = 0.2
     """Stop, naming the shard, when more of the examples than this are rejected."""
+    failed: bool = False
+    """Count what img2dataset could not download as rejected, by reason, where its tables say so."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -90,6 +93,8 @@ class Report:
     """Folder of the index."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("report.png")
     """Where the picture goes."""
+    view: Path | None = None
+    """A view of the index: the report states what it chose, and the list of opt-outs that it applied."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -111,6 +116,7 @@ def _index(arguments: Index) -> None:
         depth=arguments.depth,  # pyright: ignore[reportArgumentType]
         workers=arguments.workers,
         max_reject_rate=arguments.max_reject_rate,
+        failed=arguments.failed,
         progress=lambda part, done, total: _counted("indexed")(done, total),
     )
     reasons: dict[str, int] = {}
@@ -161,9 +167,9 @@ def _dedup(arguments: Dedup) -> None:
 
 def _report(arguments: Report) -> None:
     from jdiff.data.index import told
-    from jdiff.data.report import draw, report
+    from jdiff.data.report import draw, report, told_of_view
 
-    figures = report(arguments.index)
+    figures = report(arguments.index, arguments.view)
     draw(figures, arguments.out)
     del figures["_values"]
     lines = [f"{figures['seen']} examples seen = {figures['used']} used + {figures['seen'] - figures['used']} rejected"]
@@ -174,16 +180,19 @@ def _report(arguments: Report) -> None:
         lines.append(f"{name:11} {told({key or 'not stated': count for key, count in figures[name].items()})}")
     copies = figures["duplicates"]
     lines.append(f"duplicates  {'exact {exact}, near {near}'.format(**copies) if copies else 'not looked for'}")
+    lines.append(f"view        {told_of_view(figures['view'])}")
     _show(arguments, figures, *lines, f"picture: {arguments.out}")
 
 
 def _shards(name: str) -> list[str]:
-    """A folder stands for the tar files in it."""
+    """A folder stands for the tar and ArrayRecord files in it."""
+    from jdiff.data.array_records import is_records
+
     if "://" in name or not Path(name).is_dir():
         return [name]
-    found = sorted(str(path) for path in Path(name).glob("*.tar"))
+    found = sorted(str(path) for path in Path(name).iterdir() if path.suffix == ".tar" or is_records(path.name))
     if not found:
-        raise ValueError(f"folder {name} has no tar files")
+        raise ValueError(f"folder {name} has no tar files and no ArrayRecord files")
     return found
 
 

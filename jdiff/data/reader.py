@@ -88,7 +88,7 @@ class Reader:
 class Ahead:
     """`read` with one block kept, so that headers that lie close together are one access to a remote store."""
 
-    def __init__(self, reader: Reader, block: int = 2**16):
+    def __init__(self, reader: Any, block: int = 2**16):
         self._reader, self._block, self._start, self._kept = reader, block, 0, b""
 
     def read(self, offset: int, length: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jdiff.data.array_records import RecordReader, opened
 from jdiff.data.headers import RejectError
 from jdiff.data.order import mix
 from jdiff.data.reader import Reader
@@ -46,7 +47,7 @@ class Shards:
 
     def __init__(self, shards: list[tuple[str, str]]):
         self._shards = shards
-        self._readers: OrderedDict[int, Reader] = OrderedDict()
+        self._readers: OrderedDict[int, Reader | RecordReader] = OrderedDict()
         self._silent: dict[int, float] = {}
         self._lock = threading.Lock()
 
@@ -71,12 +72,12 @@ class Shards:
             raise RejectError("shard has changed")
         return data
 
-    def _reader(self, shard: int) -> Reader:
+    def _reader(self, shard: int) -> Reader | RecordReader:
         with self._lock:
             reader = self._readers.get(shard)
             if reader is None:
                 # A reader that is pushed out closes its file when the last thread that reads from it lets it go.
-                reader = self._readers[shard] = Reader(self._shards[shard][0])
+                reader = self._readers[shard] = opened(self._shards[shard][0])
                 if len(self._readers) > _OPEN:
                     self._readers.popitem(last=False)
             self._readers.move_to_end(shard)
