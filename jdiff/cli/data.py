@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from jdiff.cli.arguments import parse
+from jdiff.cli.data_encode import Encode, encode
 
 _NEEDS = "jdiff data needs the extra `data`, which has pyarrow and duckdb: pip install 'jdiff[data]'"
 
@@ -184,6 +185,16 @@ def _report(arguments: Report) -> None:
     _show(arguments, figures, *lines, f"picture: {arguments.out}")
 
 
+def _encode(arguments: Encode) -> None:
+    figures = encode(arguments, _counted)
+    lines = [
+        f"{kind}: {', '.join(f'{count} {name}' for name, count in figures[kind].items())}"
+        for kind in ("images", "texts")
+        if kind in figures
+    ]
+    _show(arguments, figures, f"{arguments.out}: float16", *lines)
+
+
 def _shards(name: str) -> list[str]:
     """A folder stands for the tar and ArrayRecord files in it."""
     from jdiff.data.array_records import is_records
@@ -216,6 +227,7 @@ VERBS = {
     "index": (Index, _index, "read shards once and write a table of their examples"),
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
     "dedup": (Dedup, _dedup, "find exact and near duplicates in an index"),
+    "encode": (Encode, _encode, "write latents and text embeddings of a view, to train on"),
     "report": (Report, _report, "say and draw what an index holds"),
 }
 
