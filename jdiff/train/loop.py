@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import pictures
-from jdiff.data import Source, batches, open_source, ordered, stream
+from jdiff.data import Source, open_source, ordered, training_batches
 from jdiff.experiment import Experiment, fingerprint
-from jdiff.parallel import put_batch
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
@@ -123,16 +122,20 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
     experiment, faults = trainer.experiment, trainer.experiment.faults
     done = int(state.step)
     step = trainer.step()
-    examples = batches(loop.source, batch_size=experiment.batch_size, seed=experiment.seed, flip=experiment.data.flip)
-    data = stream(examples, done)
+    data = training_batches(
+        experiment.data,
+        loop.source,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        start=done,
+        put=trainer.placed,
+    )
     before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
     first: dict[str, float] = {}  # those of the first update that was skipped
     with Progress(experiment.steps, done, experiment.batch_size) as progress, jax.set_mesh(trainer.mesh):
         for number in range(done + 1, experiment.steps + 1):
             with goodput.of("data"):
                 batch = next(data)
-                batch["index"] = batch["index"].astype(np.uint32)
-                batch = put_batch(trainer.mesh, batch)
             with goodput.of("compile" if number == done + 1 else "step"):
                 state, metrics = step(state, batch)
                 if number == done + 1:

@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdiff.data import batches, open_source
+from jdiff.data import open_source, training_batches
 from jdiff.experiment import Experiment, fingerprint
-from jdiff.parallel import put_batch
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.faults import Skipped
 from jdiff.train.restore import Run
@@ -59,11 +58,16 @@ def replay(run: Run) -> dict[str, Any]:
     source = open_source(experiment.data, "train")
     if source.fingerprint != run.manifest["data"]["fingerprint"]:
         raise ValueError(f"the data of {run.directory} has changed since its run was started")
-    stream = batches(source, batch_size=experiment.batch_size, seed=experiment.seed, flip=experiment.data.flip)
-    batch = stream[fault["step"] - 1]
-    batch["index"] = batch["index"].astype(np.uint32)
+    stream = training_batches(
+        experiment.data,
+        source,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        start=fault["step"] - 1,
+        put=run.trainer.placed,
+    )
     with jax.set_mesh(run.trainer.mesh):
-        _, metrics = run.trainer.step()(run.state(), put_batch(run.trainer.mesh, batch))
+        _, metrics = run.trainer.step()(run.state(), next(stream))
     again = {name: float(metrics[name]) for name in _FIGURES}
     same = all(np.array_equal(again[name], fault[name], equal_nan=True) for name in _FIGURES)
     return {"step": fault["step"], "index": fault["index"], "then": {k: fault[k] for k in _FIGURES}} | {

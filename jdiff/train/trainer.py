@@ -4,10 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
+from jdiff.data import Batch
 from jdiff.experiment import Experiment
 from jdiff.models import Network, build
-from jdiff.parallel import check_batch, replicated, state_sharding
+from jdiff.parallel import check_batch, put_batch, replicated, state_sharding
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
 from jdiff.train.step import make_step
@@ -42,6 +44,11 @@ class Trainer:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
 
+    def placed(self, batch: Batch) -> Any:
+        """What the step takes of a batch, on the devices."""
+        taken = {name: batch[name] for name in ("image", "index", "label") if name in batch}
+        return put_batch(self.mesh, taken | {"index": batch["index"].astype(np.uint32)})
+
     def pipeline(self, chunk: int, **sampling: Any) -> Pipeline:
         """Sampling as the experiment says, but for what is given."""
         return Pipeline(
@@ -59,6 +66,9 @@ def assemble(experiment: Experiment, num_classes: int) -> Trainer:
     """The pieces of a run. Raises ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size)
+    step, divisor = experiment.data.bucket_step, experiment.network.divisor
+    if step is not None and step % divisor:
+        raise ValueError(f"data.bucket_step: {step} is not a multiple of {divisor}, which {experiment.network} needs")
     out_channels = experiment.parameterization.out_channels(3)
     network = build(
         experiment.network, size=experiment.data.size, channels=3, num_classes=num_classes, out_channels=out_channels
