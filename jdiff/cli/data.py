@@ -36,7 +36,7 @@ class Index:
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder of the index; what it holds already is not read again."""
     depth: str = "pixels"
-    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds phash, and rejects what cannot be
+    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds thumbnail, and rejects what cannot be
     decoded)."""
     workers: int = 2
     """Processes."""
@@ -72,8 +72,8 @@ class Dedup:
 
     index: Annotated[Path, tyro.conf.Positional]
     """Folder of the index; its rows get the columns `duplicate` and `cluster`."""
-    distance: int = 8
-    """Bits of the 64 of two perceptual hashes that may differ between duplicates; -1 for exact copies alone."""
+    distance: float = 0.1
+    """How far apart near duplicates may be: 0 is equal, 2 is nothing in common; -1 for exact copies alone."""
     json: bool = False
     """Print the figures as JSON."""
 
