@@ -28,7 +28,7 @@ from PIL import Image
 CHANGES = ("jpeg60", "webp50", "half", "double", "squeeze", "crop2", "crop5", "corner2", "corner5", "shift5")
 """Re-encoded; resized, the last to another shape; what is left without N % of each side; the same share of the picture
 in one of its corners; and anywhere."""
-DISTANCES = (0.05, 0.1, 0.12, 0.15, 0.2)
+DISTANCES = (0.05, 0.1, 0.15, 0.2, 0.3)
 DUPLICATE_EVERY = 50
 BATCH, EPOCH_STEPS = 64, 200
 

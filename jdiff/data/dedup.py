@@ -24,7 +24,7 @@ RULE = "most pixels, then longest caption, then first by shard and offset"
 _COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "thumbnail", "reject"]
 
 
-def deduplicate(index: Path, *, distance: float = 0.1) -> dict[str, Any]:
+def deduplicate(index: Path, *, distance: float = 0.15) -> dict[str, Any]:
     """Writes the duplicates of `index` beside it, for the columns `duplicate` and `cluster`. Returns counts.
 
     `distance` is how far apart near duplicates may be as `likeness` measures it; -1 finds exact duplicates alone.

@@ -73,6 +73,17 @@ CUTS = [(left / 64, right / 64) for left in range(LARGEST_CUT + 1) for right in 
 _STRETCHES = np.stack([stretch(cut, FINE) for cut in CUTS])
 
 
+def means(thumbnails: np.ndarray, box: Box) -> np.ndarray:
+    """Levels of grey and of both differences of colour in `box`: int16 [3, N]."""
+    found, start = [], 0
+    for side in (SIDE, COLOUR_SIDE, COLOUR_SIDE):
+        plane = thumbnails[:, start : start + side**2].reshape(-1, side, side).astype(np.float32)
+        across, down = (stretch(cut, 1, side)[0] / np.sqrt(side) for cut in box)
+        found.append(down @ plane @ across)
+        start += side**2
+    return np.round(found).astype(np.int16)
+
+
 def aligned(one: np.ndarray, other: np.ndarray, boxes: np.ndarray, limit: float) -> np.ndarray:
     """The distance of a crop of `one` from the whole `other`, both thumbnails [N, BYTES]: the first that the search
     finds to be at most `limit`, infinite where there is none and where colours differ. It begins at `boxes` [N, 2]:

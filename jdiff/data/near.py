@@ -5,17 +5,17 @@ rounding algorithms", 2002), about 2 log2(N) of them to a key. Two pictures at a
 probability 1 - a / pi, and so in all signs of a key often enough only if they are much alike. There are twelve keys of
 the whole picture, and of each of fourteen crops of it; a whole picture looks for its keys among those of all others,
 also with its three least certain signs turned (Lv et al., "Multi-probe LSH", 2007). What it meets so is compared by a
-64-bit sketch, by the signs of all keys, and what is near by these by `likeness.aligned`.
+64-bit sketch, by mean colours and by the signs of all keys, and what is near by these by `likeness.aligned`.
 
 Where more than `MOST` pictures share a key, the first of these alone are looked at: those that would be kept.
 """
 
 from collections.abc import Iterator
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 
-from jdiff.data.likeness import CUTS, Box, aligned, detail, greys
+from jdiff.data.likeness import CUTS, Box, aligned, detail, greys, means
 
 KEYS, TURNED, MOST = 12, 3, 32
 _COARSE = 8
@@ -23,13 +23,15 @@ _COARSE = 8
 _SKETCH_BITS, _SKETCH_LIMIT, _KEYS_LIMIT = 64, 16, 0.2
 """Signs that may differ, of the sketch and as a share of all keys."""
 _CHUNK = 4096
+_COLOUR = 16
+"""Levels of 255 by which the means of colours may differ; `likeness` is stricter, once the crop is found."""
 _FLAT = 8.0
 """A projection up to this is none: what coding leaves on a blank picture."""
 _MIDDLE = (2 / 64, 2 / 64)
-BOXES: list[Box] = [((0, 0), (0, 0)), (_MIDDLE, _MIDDLE)]
+_SHIFTS = [[(0.0, 3 / 64), (3 / 64, 0.0)], [(0.0, 6 / 64), (3 / 64, 3 / 64), (6 / 64, 0.0)]]
+BOXES: list[Box] = [((0.0, 0.0), (0.0, 0.0)), (_MIDDLE, _MIDDLE)]
 """The whole picture first."""
-BOXES += list(product([(0, 3 / 64), (3 / 64, 0)], repeat=2))
-BOXES += list(product([(0, 6 / 64), (3 / 64, 3 / 64), (6 / 64, 0)], repeat=2))
+BOXES += [(across, down) for cuts in _SHIFTS for across in cuts for down in cuts]
 _PLACES = np.array([[CUTS.index(cut) for cut in box] for box in BOXES])
 
 
@@ -50,7 +52,7 @@ def pairs_alike(thumbnails: np.ndarray, limit: float) -> tuple[np.ndarray, np.nd
 
 
 def _candidates(
-    keys: np.ndarray, turns: np.ndarray, sketches: np.ndarray, bits: int
+    keys: np.ndarray, turns: np.ndarray, sketches: np.ndarray, colours: np.ndarray, bits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole pictures, the others that they met, and the crop of those that is nearest by all keys."""
     boxes = len(BOXES)
@@ -64,6 +66,8 @@ def _candidates(
             entry = order[place]
             apart = np.bitwise_count(sketches[one * boxes] ^ sketches[entry])
             good = np.flatnonzero((apart <= _SKETCH_LIMIT) & (entry // boxes != one))
+            one, entry = one[good], entry[good]
+            good = (np.abs(colours[:, one * boxes] - colours[:, entry]) <= _COLOUR).all(0)
             one, entry = one[good], entry[good]
             turned = np.zeros(len(one), np.uint16)
             for key in keys:
@@ -84,14 +88,15 @@ def _firsts(group: np.ndarray, by: np.ndarray) -> np.ndarray:
     return order[np.append(True, np.diff(group[order]) != 0)[: len(order)]]
 
 
-def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """uint64 arrays: keys [KEYS, N * boxes], each picture's boxes together; the bits of the least certain signs of the
-    whole pictures' keys [KEYS, TURNED, N]; sketches [N * boxes]."""
+    whole pictures' keys [KEYS, TURNED, N]; sketches [N * boxes]. And the means of colours [3, N * boxes]."""
     count, boxes = len(thumbnails), len(BOXES)
     projections = np.random.default_rng(5).standard_normal((_COARSE**2, KEYS * bits + _SKETCH_BITS), np.float32)
     keys = np.empty((KEYS, count, boxes), np.uint64)
     turns = np.empty((KEYS, TURNED, count), np.uint64)
     sketches = np.empty((count, boxes), np.uint64)
+    colours = np.empty((3, count, boxes), np.int16)
     single = _packed(np.eye(bits, dtype=bool))
     for first in range(0, count, _CHUNK):
         part = slice(first, first + _CHUNK)
@@ -101,10 +106,11 @@ def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np
             signs = projected[:, : KEYS * bits].reshape(-1, KEYS, bits)
             keys[:, part, place] = _packed(signs > _FLAT).T
             sketches[part, place] = _packed(projected[:, KEYS * bits :] > _FLAT)
+            colours[:, part, place] = means(thumbnails[part], box)
             if place == 0:
                 weak = np.argpartition(np.abs(signs - _FLAT), TURNED, -1)[..., :TURNED]
                 turns[:, :, part] = single[weak].transpose(1, 2, 0)
-    return keys.reshape(KEYS, -1), turns, sketches.reshape(-1)
+    return keys.reshape(KEYS, -1), turns, sketches.reshape(-1), colours.reshape(3, -1)
 
 
 def _packed(signs: np.ndarray) -> np.ndarray:
