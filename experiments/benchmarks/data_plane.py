@@ -168,12 +168,12 @@ def index_stage(shards, out, depth):
 def dedup_stage(out, distance):
     from jdiff.data.dedup import deduplicate
     from jdiff.data.index import parts_of
-    from jdiff.data.view import DEDUP
+    from jdiff.data.view import dedup_file
 
     figures = deduplicate(out, distance=distance)
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(out / DEDUP).to_pylist()
+    rows = pq.read_table(dedup_file(out, "pictures")).to_pylist()
     records = [text for path in parts_of(out) for text in pq.read_table(path, columns=["json"])["json"].to_pylist()]
     names = [Path(json.loads(text)["file"]).stem for text in records]
     planted, found, beyond = Counter(), Counter(), 0

@@ -72,8 +72,12 @@ class Dedup:
 
     index: Annotated[Path, tyro.conf.Positional]
     """Folder of the index; its rows get the columns `duplicate` and `cluster`."""
-    distance: float = 0.15
-    """How far apart near duplicates may be: 0 is equal, 2 is nothing in common; -1 for exact copies alone."""
+    by: str = "pictures"
+    """What is compared: "pictures", "captions" (columns caption_duplicate and caption_cluster), or the "embeddings"
+    that `jdiff data score` wrote (embedding_duplicate and embedding_cluster)."""
+    distance: float | None = None
+    """How far apart near duplicates may be: of pictures 0 is equal and 2 nothing in common, 0.15 unless given; of
+    captions and embeddings it is 1 minus the cosine, 0.1 and 0.05 unless given. -1 for exact copies alone."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -159,14 +163,15 @@ def _filter(arguments: Filter) -> None:
 
 def _dedup(arguments: Dedup) -> None:
     from jdiff.data.dedup import deduplicate
+    from jdiff.data.view import DEDUP
 
-    made = deduplicate(arguments.index, distance=arguments.distance)
+    made = deduplicate(arguments.index, by=arguments.by, distance=arguments.distance)
     _show(
         arguments,
         made,
         f"{made['rows']} rows = {made['kept']} kept + {made['exact']} exact + {made['near']} near duplicates; "
         f"the largest cluster has {made['largest_cluster']}",
-        f"kept: {made['rule']}; leave duplicates out by --where 'not duplicate'",
+        f"kept: {made['rule']}; leave duplicates out by --where 'not {DEDUP[arguments.by][0]}'",
     )
 
 

@@ -1,4 +1,8 @@
-"""Duplicates of an index: exact ones by SHA-256, near ones by thumbnails that are alike (`likeness`, `near`).
+"""Duplicates of an index, by pictures, by captions or by embeddings that a scorer left.
+
+- pictures: exact ones by SHA-256, near ones by thumbnails that are alike (`likeness`, `near`).
+- captions: exact ones but for case and blanks, near ones by their runs of three letters (`clusters`).
+- embeddings: by cosine (`clusters`); of SemDeDup (Abbas et al., 2303.09540) the threshold, not the cells.
 
 Kept is the row with most pixels, of these the one with the longest caption, of these the first by shard and offset.
 Rows are taken in that order, and a row is a duplicate if it is alike one that is kept: of the nearest, then the first.
@@ -15,39 +19,44 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jdiff.data.index import fingerprint, parts_of
+from jdiff.data.clusters import LARGEST, caption_vectors, pairs_close, plain
+from jdiff.data.index import Part, fingerprint, parts_of
 from jdiff.data.likeness import BYTES
 from jdiff.data.near import pairs_alike
-from jdiff.data.view import DEDUP
+from jdiff.data.scores import embeddings
+from jdiff.data.view import DEDUP, dedup_file
 
 RULE = "most pixels, then longest caption, then first by shard and offset"
 _COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "thumbnail", "reject"]
+USUAL = {"pictures": 0.15, "captions": 0.1, "embeddings": 0.05}
+"""How far apart near duplicates may be unless it is said, by what they are compared by."""
+_LARGEST = {"pictures": 0.5, "captions": LARGEST, "embeddings": LARGEST}
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
-def deduplicate(index: Path, *, distance: float = 0.15) -> dict[str, Any]:
-    """Writes the duplicates of `index` beside it, for the columns `duplicate` and `cluster`. Returns counts.
+def deduplicate(index: Path, *, by: str = "pictures", distance: float | None = None) -> dict[str, Any]:
+    """Writes the duplicates of `index` beside it: for the columns `duplicate` and `cluster` by pictures,
+    `caption_duplicate` and `caption_cluster` by captions, and so of embeddings. Returns counts.
 
-    `distance` is how far apart near duplicates may be as `likeness` measures it; -1 finds exact duplicates alone.
-    Raises ValueError where the index lacks hashes or thumbnails.
+    `distance` is how far apart near duplicates may be, as `likeness` measures it or 1 minus the cosine; -1 finds exact
+    duplicates alone. Raises ValueError where the index lacks what is compared.
     """
-    if distance != -1 and not 0 <= distance <= 0.5:
-        raise ValueError(f"distance must be in 0..0.5, or -1 for exact duplicates alone; got {distance}")
+    if by not in USUAL:
+        raise ValueError(f"by must be one of {', '.join(USUAL)}; got {by!r}")
+    distance = USUAL[by] if distance is None else distance
+    if distance != -1 and not 0 <= distance <= _LARGEST[by]:
+        raise ValueError(f"distance must be in 0..{_LARGEST[by]}, or -1 for exact duplicates alone; got {distance}")
     parts = parts_of(index)
     rows = _rows(list(parts))
-    wanted = ("sha256", "thumbnail") if distance >= 0 else ("sha256",)
-    lacking = next((name for name in wanted if rows[name].null_count), None)
-    if lacking:
-        depth = "bytes" if lacking == "sha256" else "pixels"
-        raise ValueError(f"index {index} has rows without {lacking}: index its shards again with --depth {depth}")
+    if by == "pictures":
+        _check(index, rows, ("sha256", "thumbnail") if distance >= 0 else ("sha256",))
     order = _ranked(rows)
-    digest = np.array(rows["sha256"].to_pylist(), "S32")
-    _, exact = np.unique(digest, return_inverse=True)
-    keeper = _first_of_each(exact, order)
+    keeper = _first_of_each(_exact(rows, by), order)
     exact_count = int((keeper != np.arange(len(keeper))).sum())
     pairs = compared = 0
     if distance >= 0:
         left = order[keeper[order] == order]
-        a, b, apart, compared = pairs_alike(_thumbnails(rows["thumbnail"], left), distance)
+        a, b, apart, compared = _pairs(index, parts, rows, by, left, distance)
         pairs = len(a)
         # Those that were kept for copies that turn out to be near duplicates themselves pass on what is kept.
         keeper[left] = left[kept_of(len(left), a, b, apart)]
@@ -58,8 +67,8 @@ def deduplicate(index: Path, *, distance: float = 0.15) -> dict[str, Any]:
             "shard": rows["shard"],
             "key": rows["key"],
             "offset": rows["offset"],
-            "cluster": pa.array(keeper),
-            "duplicate": pa.array(duplicate),
+            DEDUP[by][1]: pa.array(keeper),
+            DEDUP[by][0]: pa.array(duplicate),
         }
     )
     counts = {
@@ -70,16 +79,54 @@ def deduplicate(index: Path, *, distance: float = 0.15) -> dict[str, Any]:
         "largest_cluster": int(np.bincount(keeper).max(initial=0)) if len(keeper) else 0,
         "pairs_alike": pairs,
         "pairs_compared": compared,
+        "by": by,
         "distance": distance,
         "rule": RULE,
     }
     described = counts | {"index": fingerprint(parts.values())}
-    path = index / DEDUP
+    path = dedup_file(index, by)
     path.parent.mkdir(exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(described)}), unfinished)
     os.replace(unfinished, path)
     return counts
+
+
+def _check(index: Path, rows: pa.Table, wanted: tuple[str, ...]) -> None:
+    lacking = next((name for name in wanted if rows[name].null_count), None)
+    if lacking:
+        depth = "bytes" if lacking == "sha256" else "pixels"
+        raise ValueError(f"index {index} has rows without {lacking}: index its shards again with --depth {depth}")
+
+
+def _exact(rows: pa.Table, by: str) -> np.ndarray:
+    """Equal numbers for rows that are exact copies of each other."""
+    if by == "embeddings":
+        return np.arange(len(rows))
+    values = rows["sha256"].to_pylist() if by == "pictures" else map(plain, rows["caption"].to_pylist())
+    numbers: dict[Any, int] = {}
+    return np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64, len(rows))
+
+
+def _pairs(index: Path, parts: dict[Path, Part], rows: pa.Table, by: str, chosen: np.ndarray, limit: float) -> Pairs:
+    """Of the `chosen` rows, which come in the order of preference, the pairs that are alike."""
+    if by == "pictures":
+        return pairs_alike(_thumbnails(rows["thumbnail"], chosen), limit)
+    if by == "captions":
+        captions = rows["caption"].to_pylist()
+        return pairs_close(caption_vectors([captions[row] for row in chosen.tolist()]), limit)
+    table, _ = embeddings(index, parts)
+    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+    # A picture that cannot be decoded has no embedding: zeros, which are near nothing.
+    width = table["embedding"].type.list_size
+    place = {row: number for number, row in enumerate(zip(*_places(table), strict=True))}
+    given = np.array([place.get(row, -1) for row in zip(*_places(rows), strict=True)], np.int64)[chosen]
+    vectors = np.append(flat.reshape(-1, width), np.zeros((1, width), np.float32), 0)
+    return pairs_close(vectors[given], limit)
+
+
+def _places(table: pa.Table) -> tuple[list[str], list[int]]:
+    return table["shard"].to_pylist(), table["offset"].to_pylist()
 
 
 def kept_of(count: int, a: np.ndarray, b: np.ndarray, distance: np.ndarray) -> np.ndarray:

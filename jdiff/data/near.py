@@ -47,7 +47,7 @@ def pairs_alike(thumbnails: np.ndarray, limit: float) -> tuple[np.ndarray, np.nd
     good = apart <= limit
     a, b, apart, compared = np.minimum(met, other)[good], np.maximum(met, other)[good], apart[good], len(met)
     # A pair that met both ways counts by its nearer one.
-    order = _firsts(a * np.int64(len(thumbnails)) + b, apart)
+    order = firsts(a * np.int64(len(thumbnails)) + b, apart)
     return a[order], b[order], apart[order], compared
 
 
@@ -62,7 +62,7 @@ def _candidates(
         # A flat picture's crops all have one key: each picture counts once.
         again = (np.diff(keys[number][order]) == 0) & (np.diff(order // boxes) == 0)
         order = order[np.append(True, ~again)[: len(order)]]
-        for one, place in _met(keys[number][order], keys[number][::boxes], turns[number]):
+        for one, place in met(keys[number][order], keys[number][::boxes], turns[number]):
             entry = order[place]
             apart = np.bitwise_count(sketches[one * boxes] ^ sketches[entry])
             good = np.flatnonzero((apart <= _SKETCH_LIMIT) & (entry // boxes != one))
@@ -78,11 +78,11 @@ def _candidates(
             crops.append(box.astype(np.uint8))
             differences.append(turned[good])
     pair, crop = np.concatenate(pairs), np.concatenate(crops)
-    nearest = _firsts(pair, np.concatenate(differences))
+    nearest = firsts(pair, np.concatenate(differences))
     return *np.divmod(pair[nearest], max(keys.shape[1] // boxes, 1)), crop[nearest]
 
 
-def _firsts(group: np.ndarray, by: np.ndarray) -> np.ndarray:
+def firsts(group: np.ndarray, by: np.ndarray) -> np.ndarray:
     """The place of the least of each group, groups in their order."""
     order = np.lexsort((by, group))
     return order[np.append(True, np.diff(group[order]) != 0)[: len(order)]]
@@ -97,15 +97,15 @@ def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np
     turns = np.empty((KEYS, TURNED, count), np.uint64)
     sketches = np.empty((count, boxes), np.uint64)
     colours = np.empty((3, count, boxes), np.int16)
-    single = _packed(np.eye(bits, dtype=bool))
+    single = packed(np.eye(bits, dtype=bool))
     for first in range(0, count, _CHUNK):
         part = slice(first, first + _CHUNK)
         grey = greys(thumbnails[part])
         for place, box in enumerate(BOXES):
             projected = detail(grey, box, _COARSE).reshape(len(grey), -1) @ projections
             signs = projected[:, : KEYS * bits].reshape(-1, KEYS, bits)
-            keys[:, part, place] = _packed(signs > _FLAT).T
-            sketches[part, place] = _packed(projected[:, KEYS * bits :] > _FLAT)
+            keys[:, part, place] = packed(signs > _FLAT).T
+            sketches[part, place] = packed(projected[:, KEYS * bits :] > _FLAT)
             colours[:, part, place] = means(thumbnails[part], box)
             if place == 0:
                 weak = np.argpartition(np.abs(signs - _FLAT), TURNED, -1)[..., :TURNED]
@@ -113,15 +113,15 @@ def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np
     return keys.reshape(KEYS, -1), turns, sketches.reshape(-1), colours.reshape(3, -1)
 
 
-def _packed(signs: np.ndarray) -> np.ndarray:
-    """bool [..., up to 64] -> uint64 [...]."""
+def packed(signs: np.ndarray) -> np.ndarray:
+    """Signs, bool [..., up to 64], as bits: uint64 [...]."""
     packed = np.zeros((*signs.shape[:-1], 8), np.uint8)
     some = np.packbits(signs, axis=-1)
     packed[..., : some.shape[-1]] = some
     return packed.view(np.uint64)[..., 0]
 
 
-def _met(keys: np.ndarray, asking: np.ndarray, turns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def met(keys: np.ndarray, asking: np.ndarray, turns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers in `asking` beside places in the sorted `keys` that have the same key, some signs turned."""
     for some in (some for size in range(TURNED + 1) for some in combinations(range(TURNED), size)):
         wanted = asking.copy()

@@ -30,7 +30,12 @@ from jdiff.data.scores import Scored, scored
 
 CHUNK = 2**16
 """Rows in a record batch of a view: all but the last are full, so a row's place follows from its number."""
-DEDUP = Path("dedup") / "duplicates.parquet"
+DEDUP = {
+    "pictures": ("duplicate", "cluster"),
+    "captions": ("caption_duplicate", "caption_cluster"),
+    "embeddings": ("embedding_duplicate", "embedding_cluster"),
+}
+"""The columns that deduplication gives, by what is compared."""
 _VIEW = pa.schema(
     {
         "shard": pa.int32(),
@@ -98,13 +103,18 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     return described | dict(counts)
 
 
+def dedup_file(index: Path, by: str) -> Path:
+    """Where the duplicates of an index are written."""
+    return index / "dedup" / f"{by}.parquet"
+
+
 def connect(index: Path, parts: dict[Path, Part], mark: str) -> "duckdb.DuckDBPyConnection":
     """DuckDB with the view `examples` over an index and nothing else in reach."""
     kinds = collections.defaultdict(set)
     for part in parts.values():
         for name, kind in part.fields.items():
             kinds[name].add(kind)
-    own = {name.lower() for name in SCHEMA.names} | {"duplicate", "cluster"}
+    own = {name.lower() for name in SCHEMA.names} | {name for names in DEDUP.values() for name in names}
     fields, joins = [], []
     for number, one in enumerate(one for one in scored(index, parts) if not one.missing):
         names = [name for name, kind in one.columns.items() if not pa.types.is_fixed_size_list(kind)]
@@ -120,11 +130,11 @@ def connect(index: Path, parts: dict[Path, Part], mark: str) -> "duckdb.DuckDBPy
             fields.append(f'{f"TRY_CAST({text} AS {sql})" if sql else text} AS "{name}"')
     connection = duckdb.connect()
     files = ", ".join(_quoted(path) for path in parts)
-    table = index / DEDUP
-    current = table.exists() and _dedup_mark(table) == mark
-    if current:
-        fields += ["coalesce(d.duplicate, false) AS duplicate", "d.cluster AS cluster"]
-        joins.append(f'LEFT JOIN read_parquet({_quoted(table)}) d USING (shard, key, "offset")')
+    for by, (duplicate, cluster) in DEDUP.items():
+        table = dedup_file(index, by)
+        if table.exists() and _dedup_mark(table) == mark:
+            fields += [f"coalesce({by}.{duplicate}, false) AS {duplicate}", f"{by}.{cluster} AS {cluster}"]
+            joins.append(f'LEFT JOIN read_parquet({_quoted(table)}) {by} USING (shard, key, "offset")')
     connection.execute(f"SET allowed_directories=[{_quoted(index.absolute())}, {_quoted(index)}]")
     connection.execute("SET enable_external_access=false")
     connection.execute("SET lock_configuration=true")

@@ -13,7 +13,7 @@ from jdiff.data.decode import decode
 from jdiff.data.dedup import deduplicate, kept_of
 from jdiff.data.likeness import BYTES, detail, distance, greys, thumbnail
 from jdiff.data.near import pairs_alike
-from jdiff.data.view import DEDUP, Recipe, View, make_view
+from jdiff.data.view import Recipe, View, dedup_file, make_view
 from tests.data import hostile
 
 WHOLE = ((0, 0), (0, 0))
@@ -166,7 +166,7 @@ def test_an_index_keeps_the_best_of_each_cluster(tmp_path):
     index.build([str(tmp_path / "a.tar")], tmp_path / "index")
     counts = deduplicate(tmp_path / "index")
     assert (counts["rows"], counts["kept"], counts["exact"], counts["near"]) == (5, 2, 1, 2)
-    rows = pq.read_table(tmp_path / "index" / DEDUP).to_pylist()
+    rows = pq.read_table(dedup_file(tmp_path / "index", "pictures")).to_pylist()
     names = [row["key"] for row in rows]
     assert {row["key"]: names[row["cluster"]] for row in rows} == {
         "small": "long",
