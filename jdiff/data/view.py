@@ -1,9 +1,9 @@
 """A view: the rows of an index that an SQL condition chooses, in one file that training maps into memory.
 
 The condition is DuckDB's SQL over the columns of the index, over the fields of the examples' records, by their names,
-and over `duplicate` and `cluster` where the index has been deduplicated. Rejected rows are never chosen. The file
-(Arrow IPC, uncompressed) holds what reading an example needs, in the order of shard and offset, and in its metadata all
-that it was made from; random access costs no memory that grows with it.
+over what scorers wrote, and over `duplicate` and `cluster` where the index has been deduplicated. Rejected rows are
+never chosen. The file (Arrow IPC, uncompressed) holds what reading an example needs, in the order of shard and offset,
+and in its metadata all that it was made from; random access costs no memory that grows with it.
 """
 
 import collections
@@ -28,10 +28,16 @@ from jdiff.data.drawings import HELD_OUT_FRACTION
 from jdiff.data.examples import caption_of
 from jdiff.data.index import SCHEMA, Part, fingerprint, parts_of
 from jdiff.data.recaption import read_captions
+from jdiff.data.scores import Scored, scored
 
 CHUNK = 2**16
 """Rows in a record batch of a view: all but the last are full, so a row's place follows from its number."""
-DEDUP = Path("dedup") / "duplicates.parquet"
+DEDUP = {
+    "pictures": ("duplicate", "cluster"),
+    "captions": ("caption_duplicate", "caption_cluster"),
+    "embeddings": ("embedding_duplicate", "embedding_cluster"),
+}
+"""The columns that deduplication gives, by what is compared."""
 _VIEW = pa.schema(
     {
         "shard": pa.int32(),
@@ -111,10 +117,15 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
             )
         os.replace(unfinished, out)
     except duckdb.Error as error:
-        raise ValueError(_explained(error, recipe, connection)) from error
+        raise ValueError(_explained(error, recipe, connection, scored(index, parts), len(parts))) from error
     finally:
         unfinished.unlink(missing_ok=True)
     return described | dict(counts)
+
+
+def dedup_file(index: Path, by: str) -> Path:
+    """Where the duplicates of an index are written."""
+    return index / "dedup" / f"{by}.parquet"
 
 
 def connect(
@@ -125,8 +136,16 @@ def connect(
     for part in parts.values():
         for name, kind in part.fields.items():
             kinds[name].add(kind)
-    own = {name.lower() for name in SCHEMA.names} | {"duplicate", "cluster", "recaptioned"}
-    fields = []
+    own = (
+        {name.lower() for name in SCHEMA.names} | {name for names in DEDUP.values() for name in names} | {"recaptioned"}
+    )
+    fields, joins = [], []
+    for number, one in enumerate(one for one in scored(index, parts) if not one.missing):
+        names = [name for name, kind in one.columns.items() if not pa.types.is_fixed_size_list(kind)]
+        own |= {name.lower() for name in names}
+        fields += [f'x{number}."{name}" AS "{name}"' for name in names]
+        files = ", ".join(_quoted(path) for path in one.files)
+        joins.append(f'LEFT JOIN read_parquet([{files}]) x{number} USING (shard, key, "offset")')
     for name, found in sorted(kinds.items()):
         if _NAME.fullmatch(name) and name.lower() not in own:
             own.add(name.lower())
@@ -135,21 +154,21 @@ def connect(
             fields.append(f'{f"TRY_CAST({text} AS {sql})" if sql else text} AS "{name}"')
     connection = duckdb.connect()
     files = ", ".join(_quoted(path) for path in parts)
-    table = index / DEDUP
-    current = table.exists() and _dedup_mark(table) == mark
-    if current:
-        fields += ["coalesce(d.duplicate, false) AS duplicate", "d.cluster AS cluster"]
-    join = f'LEFT JOIN read_parquet({_quoted(table)}) d USING (shard, key, "offset")' if current else ""
+    for by, (duplicate, cluster) in DEDUP.items():
+        table = dedup_file(index, by)
+        if table.exists() and _dedup_mark(table) == mark:
+            fields += [f"coalesce({by}.{duplicate}, false) AS {duplicate}", f"{by}.{cluster} AS {cluster}"]
+            joins.append(f'LEFT JOIN read_parquet({_quoted(table)}) {by} USING (shard, key, "offset")')
     replaced, recaptioned = "", "false"
     if new_captions is not None:
         connection.register("new_captions", new_captions)
-        join += " LEFT JOIN new_captions c USING (shard, key)"
+        joins.append("LEFT JOIN new_captions c USING (shard, key)")
         replaced, recaptioned = " REPLACE (coalesce(c.caption, e.caption) AS caption)", "c.caption IS NOT NULL"
     connection.execute(f"SET allowed_directories=[{_quoted(index.absolute())}, {_quoted(index)}]")
     connection.execute("SET enable_external_access=false")
     connection.execute("SET lock_configuration=true")
     selected = ", ".join([f"e.*{replaced}", f"{recaptioned} AS recaptioned", *fields])
-    connection.execute(f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{files}]) e {join}")
+    connection.execute(f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{files}]) e {' '.join(joins)}")
     return connection
 
 
@@ -166,11 +185,15 @@ def _dedup_mark(table: Path) -> str:
     return json.loads(metadata.get(b"jdiff", b"{}")).get("index", "")
 
 
-def _explained(error: Exception, recipe: Recipe, connection: "duckdb.DuckDBPyConnection") -> str:
+def _explained(
+    error: Exception, recipe: Recipe, connection: "duckdb.DuckDBPyConnection", scores: list[Scored], shards: int
+) -> str:
     said = str(error).split("\n")[0]
     columns = [row[0] for row in connection.execute("DESCRIBE examples").fetchall()]
     weight = f" and weight {recipe.weight!r}" if recipe.weight else ""
-    return f"where {recipe.where!r}{weight}: {said}; the columns are {', '.join(columns)}"
+    partly = [f"{one.name} for {shards - one.missing} of {shards} shards" for one in scores if one.missing]
+    again = f"; score again, there is {', '.join(partly)}" if partly else ""
+    return f"where {recipe.where!r}{weight}: {said}; the columns are {', '.join(columns)}{again}"
 
 
 def _chosen(

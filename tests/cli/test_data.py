@@ -72,8 +72,33 @@ def test_an_index_becomes_a_view(index, run, refused, tmp_path):
         (["filter", index, "-o", tmp_path / "none" / "v.arrow"], "folder that does not exist"),
         (["filter", index, "-o", out, "--opt-out", tmp_path / "none.txt"], "none.txt"),
         (["dedup", index, "--distance", 99], "got 99"),
+        (["dedup", index, "--by", "taste"], "by must be one of pictures, captions, embeddings; got 'taste'"),
+        (["dedup", index, "--by", "embeddings"], "has no embeddings: `jdiff data score"),
     ]:
         assert message in refused("data", *words)
+
+
+def test_captions_are_clustered(index, run, tmp_path):
+    assert "--where 'not caption_duplicate'" in run("dedup", index, "--by", "captions", "--distance", 0.2)
+    where = "not caption_duplicate or caption_cluster >= 0"
+    assert "9 rows" in run("filter", index, "--where", where, "-o", tmp_path / "v.arrow")
+
+
+def test_an_index_is_scored(index, run, refused, tmp_path):
+    said = run("score", index, "--scorer", "sharpness")
+    assert said == "9 examples of 3 shards scored by sharpness, 0 of them cannot be decoded; 0 shards had their scores"
+    assert json.loads(run("score", index, "--scorer", "sharpness", "--json"))["shards_before"] == 3
+    assert "9 rows" in run("filter", index, "--where", "sharpness >= 0 and aesthetic >= 0", "-o", tmp_path / "v.arrow")
+    none = tmp_path / "none"
+    for words, message in [
+        (["taste"], "--scorer must be one of sharpness, faces, clip, aesthetic, nsfw, watermark; got taste"),
+        (["clip"], "scorer clip needs --clip FOLDER of a CLIP with its weights"),
+        (["clip", "--clip", none], f"{none} is no folder"),
+        (["nsfw", "--clip", none], "scorer nsfw needs --head FILE.safetensors with its weights"),
+        (["sharpness", "--embeddings"], "scorer sharpness takes no --embeddings"),
+        (["watermark", "--clip", none, "--head", none, "--embeddings"], "scorer watermark takes no --embeddings"),
+    ]:
+        assert message in refused("data", "score", index, "--scorer", *words)
 
 
 def test_an_index_is_reported(index, run, refused, tmp_path):

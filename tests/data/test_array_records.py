@@ -98,7 +98,7 @@ def test_records_are_rows_like_members_of_a_tar(tmp_path):
     tar.write_bytes(hostile.shard_of(groups))
     index.build([str(tar)], tmp_path / "other")
     others = pq.read_table(tmp_path / "other" / index.part_name(str(tar))).to_pylist()
-    for name in ("format", "width", "height", "sha256", "phash", "size"):
+    for name in ("format", "width", "height", "sha256", "thumbnail", "size"):
         assert [row[name] for row in rows] == [row[name] for row in others]
 
 

@@ -52,7 +52,7 @@ def keys(indexed, **recipe):
         ("aesthetic is null", "24"),
         ("key in ('1', 'bad') -- a comment", "1"),
         ("caption like '%2%'", "2"),
-        ("format = 'PNG' and phash is not null and octet_length(sha256) = 32", "01234"),
+        ("format = 'PNG' and thumbnail is not null and octet_length(sha256) = 32", "01234"),
     ],
 )
 def test_conditions(indexed, where, expected):

@@ -1,0 +1,148 @@
+"""Pairs of pictures that are alike, of many, in time that grows nearly as their number does.
+
+Each picture has keys: signs of random projections of its detail (Charikar, "Similarity estimation techniques from
+rounding algorithms", 2002), about 2 log2(N) of them to a key. Two pictures at an angle a agree in one sign with the
+probability 1 - a / pi, and so in all signs of a key often enough only if they are much alike. There are twelve keys of
+the whole picture, and of each of fourteen crops of it; a whole picture looks for its keys among those of all others,
+also with its three least certain signs turned (Lv et al., "Multi-probe LSH", 2007). What it meets so is compared by a
+64-bit sketch, by mean colours and by the signs of all keys, and what is near by these by `likeness.aligned`.
+
+Where more than `MOST` pictures share a key, the first of these alone are looked at: those that would be kept.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from jdiff.data.likeness import CUTS, Box, aligned, detail, greys, means
+
+KEYS, TURNED, MOST = 12, 3, 32
+_COARSE = 8
+"""Frequencies a side that the keys are made of."""
+_SKETCH_BITS, _SKETCH_LIMIT, _KEYS_LIMIT = 64, 16, 0.2
+"""Signs that may differ, of the sketch and as a share of all keys."""
+_CHUNK = 4096
+_COLOUR = 16
+"""Levels of 255 by which the means of colours may differ; `likeness` is stricter, once the crop is found."""
+_FLAT = 8.0
+"""A projection up to this is none: what coding leaves on a blank picture."""
+_MIDDLE = (2 / 64, 2 / 64)
+_SHIFTS = [[(0.0, 3 / 64), (3 / 64, 0.0)], [(0.0, 6 / 64), (3 / 64, 3 / 64), (6 / 64, 0.0)]]
+BOXES: list[Box] = [((0.0, 0.0), (0.0, 0.0)), (_MIDDLE, _MIDDLE)]
+"""The whole picture first."""
+BOXES += [(across, down) for cuts in _SHIFTS for across in cuts for down in cuts]
+_PLACES = np.array([[CUTS.index(cut) for cut in box] for box in BOXES])
+
+
+def pairs_alike(thumbnails: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Of uint8 [N, likeness.BYTES], in the order of preference: the numbers a < b of each pair that is at most `limit`
+    apart, its distance, and how many pairs were compared in full."""
+    bits = int(np.clip(round(2 * np.log2(max(len(thumbnails), 2)) - 6), 8, 56))
+    met, other, box = _candidates(*_keys(thumbnails, bits), bits)
+    apart = np.full(len(met), np.inf, np.float32)
+    for first in range(0, len(met), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        apart[part] = aligned(thumbnails[other[part]], thumbnails[met[part]], _PLACES[box[part]], limit)
+    good = apart <= limit
+    a, b, apart, compared = np.minimum(met, other)[good], np.maximum(met, other)[good], apart[good], len(met)
+    # A pair that met both ways counts by its nearer one.
+    order = firsts(a * np.int64(len(thumbnails)) + b, apart)
+    return a[order], b[order], apart[order], compared
+
+
+def _candidates(
+    keys: np.ndarray, turns: np.ndarray, sketches: np.ndarray, colours: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whole pictures, the others that they met, and the crop of those that is nearest by all keys."""
+    boxes = len(BOXES)
+    pairs, crops, differences = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)], [np.zeros(0, np.uint16)]
+    for number in range(KEYS):
+        order = np.argsort(keys[number], kind="stable")
+        # A flat picture's crops all have one key: each picture counts once.
+        again = (np.diff(keys[number][order]) == 0) & (np.diff(order // boxes) == 0)
+        order = order[np.append(True, ~again)[: len(order)]]
+        for one, place in met(keys[number][order], keys[number][::boxes], turns[number]):
+            entry = order[place]
+            apart = np.bitwise_count(sketches[one * boxes] ^ sketches[entry])
+            good = np.flatnonzero((apart <= _SKETCH_LIMIT) & (entry // boxes != one))
+            one, entry = one[good], entry[good]
+            good = (np.abs(colours[:, one * boxes] - colours[:, entry]) <= _COLOUR).all(0)
+            one, entry = one[good], entry[good]
+            turned = np.zeros(len(one), np.uint16)
+            for key in keys:
+                turned += np.bitwise_count(key[one * boxes] ^ key[entry])
+            good = turned <= _KEYS_LIMIT * KEYS * bits
+            one, (other, box) = one[good], np.divmod(entry[good], boxes)
+            pairs.append(one * np.int64(keys.shape[1] // boxes) + other)
+            crops.append(box.astype(np.uint8))
+            differences.append(turned[good])
+    pair, crop = np.concatenate(pairs), np.concatenate(crops)
+    nearest = firsts(pair, np.concatenate(differences))
+    return *np.divmod(pair[nearest], max(keys.shape[1] // boxes, 1)), crop[nearest]
+
+
+def firsts(group: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The place of the least of each group, groups in their order."""
+    order = np.lexsort((by, group))
+    return order[np.append(True, np.diff(group[order]) != 0)[: len(order)]]
+
+
+def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """uint64 arrays: keys [KEYS, N * boxes], each picture's boxes together; the bits of the least certain signs of the
+    whole pictures' keys [KEYS, TURNED, N]; sketches [N * boxes]. And the means of colours [3, N * boxes]."""
+    count, boxes = len(thumbnails), len(BOXES)
+    projections = np.random.default_rng(5).standard_normal((_COARSE**2, KEYS * bits + _SKETCH_BITS), np.float32)
+    keys = np.empty((KEYS, count, boxes), np.uint64)
+    turns = np.empty((KEYS, TURNED, count), np.uint64)
+    sketches = np.empty((count, boxes), np.uint64)
+    colours = np.empty((3, count, boxes), np.int16)
+    single = packed(np.eye(bits, dtype=bool))
+    for first in range(0, count, _CHUNK):
+        part = slice(first, first + _CHUNK)
+        grey = greys(thumbnails[part])
+        for place, box in enumerate(BOXES):
+            projected = detail(grey, box, _COARSE).reshape(len(grey), -1) @ projections
+            signs = projected[:, : KEYS * bits].reshape(-1, KEYS, bits)
+            keys[:, part, place] = packed(signs > _FLAT).T
+            sketches[part, place] = packed(projected[:, KEYS * bits :] > _FLAT)
+            colours[:, part, place] = means(thumbnails[part], box)
+            if place == 0:
+                weak = np.argpartition(np.abs(signs - _FLAT), TURNED, -1)[..., :TURNED]
+                turns[:, :, part] = single[weak].transpose(1, 2, 0)
+    return keys.reshape(KEYS, -1), turns, sketches.reshape(-1), colours.reshape(3, -1)
+
+
+def packed(signs: np.ndarray) -> np.ndarray:
+    """Signs, bool [..., up to 64], as bits: uint64 [...]."""
+    packed = np.zeros((*signs.shape[:-1], 8), np.uint8)
+    some = np.packbits(signs, axis=-1)
+    packed[..., : some.shape[-1]] = some
+    return packed.view(np.uint64)[..., 0]
+
+
+def met(keys: np.ndarray, asking: np.ndarray, turns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers in `asking` beside places in the sorted `keys` that have the same key, some signs turned."""
+    for some in (some for size in range(TURNED + 1) for some in combinations(range(TURNED), size)):
+        wanted = asking.copy()
+        for place in some:
+            wanted ^= turns[place]
+        # In order, so that looking them up stays within the cache.
+        order = np.argsort(wanted)
+        begin = np.searchsorted(keys, wanted[order], "left")
+        number = np.minimum(np.searchsorted(keys, wanted[order], "right") - begin, MOST)
+        yield from _expanded(order, begin, number)
+
+
+def _expanded(asking: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every one that asks beside every place in its range, some million at a time."""
+    hit = np.flatnonzero(counts)
+    ends = np.cumsum(counts[hit])
+    start = 0
+    while start < len(hit):
+        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + 2**20, "right")))
+        some = hit[start:stop]
+        number = counts[some]
+        within = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+        yield np.repeat(asking[some], number), np.repeat(begin[some], number) + within
+        start = stop
