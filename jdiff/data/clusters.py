@@ -27,7 +27,7 @@ def pairs_close(vectors: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarr
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors / np.where(length > 0, length, 1)
     count = len(vectors)
-    bits = int(np.clip(round(2 * np.log2(max(count, 2)) - 6), 8, 56))
+    bits = int(np.clip(round(np.log2(max(count, 2)) + 6), 8, 56))
     centred, spread = vectors, 1.0
     if count:
         # Where vectors crowd to one side, they are told apart as seen from their middle, and are further apart there,
@@ -37,7 +37,7 @@ def pairs_close(vectors: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarr
         if limit <= wide / 4:
             centred, spread = around, wide
     share = np.arccos(1 - limit / spread) / np.pi
-    most = 64 * share + 3 * np.sqrt(64 * share * (1 - share))
+    most = 64 * share + 4 * np.sqrt(64 * share * (1 - share))
     projections = np.random.default_rng(6).standard_normal((vectors.shape[1], KEYS * bits + 64), np.float32)
     projected = centred @ projections
     sketches = packed(projected[:, KEYS * bits :] > 0)
