@@ -36,6 +36,7 @@ from jdiff.parallel import Mesh
 from jdiff.pipelines import Sampling
 from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Score, V, Velocity
 from jdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
+from jdiff.train.faults import Faults
 from jdiff.train.optimizer import Optimizer
 
 
@@ -65,6 +66,7 @@ class Experiment:
     optimizer: Optimizer
     sampling: Sampling
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    faults: Faults = dataclasses.field(default_factory=Faults)
     seed: int = 0
     """Of the parameters, the order of the data and the noise."""
     batch_size: int = 32

@@ -8,6 +8,8 @@ import pytest
 
 CACHE = Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("MPLBACKEND", "agg")
+# The older emitters compile a network's gradient in less than half the time.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 # Read by the processes that tests start, too. An empty value means that a cache was not asked for.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(CACHE)
 LEAST = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -12,7 +12,7 @@ from jdiff.losses import GridTime, HybridLoss
 from jdiff.models import DiT, JiT, UNet, WindowedAttention
 from jdiff.prediction import LearnedVariance, V
 from jdiff.processes import VE, VP, RectifiedFlow
-from jdiff.train.loop import assemble
+from jdiff.train.trainer import assemble
 from tests.recipe import experiment
 
 

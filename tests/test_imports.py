@@ -43,11 +43,14 @@ MAY = {
     "pipelines": _MATHS | {"models", "interop", "text"},
     "evaluate": _MATHS | {"models"},
     "train.optimizer": {"typing"},
-    "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer"},
-    "train": _MATHS | {"models", "data", "parallel", "pictures", "pipelines", "experiment", "train.optimizer"},
+    "train.faults": {"typing"},
+    "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer", "train.faults"},
+    "train": _MATHS
+    | {"models", "data", "parallel", "pictures", "pipelines", "experiment", "train.optimizer", "train.faults"},
     "cli": _MATHS
     | {
         "lab",
+        "interop",
         "models",
         "data",
         "parallel",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jdiff.experiment import from_json, load_recipe, to_json
-from jdiff.train.loop import assemble
+from jdiff.train.trainer import assemble
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"

@@ -24,7 +24,7 @@ import numpy as np
 from jdiff.data import batches, open_source, stream
 from jdiff.experiment import load_recipe
 from jdiff.parallel import put_batch
-from jdiff.train.loop import assemble
+from jdiff.train.trainer import assemble
 
 KINDS = {
     "convolution and matrix product": r"conv|dot|gemm|ynn",

@@ -10,6 +10,8 @@ VERBS = {
     "evaluate": "held-out loss and distances to held-out images, beside those of real images",
     "data": "make shards of images, index, filter and deduplicate them",
     "lab": "errors and orders of solvers on targets with exact answers",
+    "checkpoint": "list, verify and export what a run has saved",
+    "replay": "make the update that a run gave up at once more",
     "info": "a run's config, parameters, FLOPs, devices and checkpoints",
 }
 
@@ -18,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The `jdiff` command."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: jdiff VERB ...\n\n" + "\n".join(f"  jdiff {verb:9} {text}" for verb, text in VERBS.items()))
+        print("usage: jdiff VERB ...\n\n" + "\n".join(f"  jdiff {verb:10} {text}" for verb, text in VERBS.items()))
         print("\n`jdiff VERB --help` tells the rest. --debug after any verb shows the traceback of an error.")
         sys.exit(0 if arguments else 2)
     verb, rest = arguments[0], arguments[1:]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from jdiff.cli.arguments import parse
+from jdiff.cli.data_encode import Encode, encode
 
 _NEEDS = "jdiff data needs the extra `data`, which has pyarrow and duckdb: pip install 'jdiff[data]'"
 
@@ -32,7 +33,8 @@ class Index:
     """What `jdiff data index` takes."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Tar files or URLs, or folders of tar files."""
+    """Tar or ArrayRecord files, folders of them, or URLs of tar files. A table that img2dataset left beside a shard is
+    read with it."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder of the index; what it holds already is not read again."""
     depth: str = "pixels"
@@ -42,6 +44,8 @@ class Index:
     """Processes."""
     max_reject_rate: float = 0.2
     """Stop, naming the shard, when more of the examples than this are rejected."""
+    failed: bool = False
+    """Count what img2dataset could not download as rejected, by reason, where its tables say so."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -60,6 +64,10 @@ class Filter:
     """SQL: how often a row is drawn, relative to the others; each once an epoch without it."""
     repair: str = ""
     """Caption rules, separated by commas, applied in turn: html, file_names, boilerplate."""
+    tags: str | None = None
+    """SQL: the tags of a row, separated by commas or as a JSON list, for templates of captions in the stream."""
+    captions: Path | None = None
+    """Parquet file with shard, key and caption, as a captioning model wrote it, in place of the index's captions."""
     opt_out: Path | None = None
     """File of URLs, domains or SHA-256 of images to leave out, one a line."""
     json: bool = False
@@ -108,6 +116,8 @@ class Report:
     """Folder of the index."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("report.png")
     """Where the picture goes."""
+    view: Path | None = None
+    """A view of the index: the report states what it chose, and the list of opt-outs that it applied."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -129,6 +139,7 @@ def _index(arguments: Index) -> None:
         depth=arguments.depth,  # pyright: ignore[reportArgumentType]
         workers=arguments.workers,
         max_reject_rate=arguments.max_reject_rate,
+        failed=arguments.failed,
         progress=lambda part, done, total: _counted("indexed")(done, total),
     )
     reasons: dict[str, int] = {}
@@ -152,10 +163,13 @@ def _filter(arguments: Filter) -> None:
         where=arguments.where,
         weight=arguments.weight,
         repairs=tuple(rule.strip() for rule in arguments.repair.split(",") if rule.strip()),
+        tags=arguments.tags,
+        captions=arguments.captions,
         opt_out=tuple(arguments.opt_out.read_text().splitlines()) if arguments.opt_out else (),
     )
     made = make_view(arguments.index, arguments.out, recipe)
-    counts = {name: count for name, count in made.items() if name.startswith("rejected: ")}
+    told = ["recaptioned"] if arguments.captions else []
+    counts = {name: count for name, count in made.items() if name.startswith("rejected: ") or name in told}
     figures = {"out": str(arguments.out), "rows": made["rows"], "fingerprint": made["fingerprint"]} | counts
     lines = [f"{name}: {count}" for name, count in counts.items()]
     _show(arguments, figures, f"{arguments.out}: {made['rows']} rows, fingerprint {made['fingerprint'][:8]}", *lines)
@@ -212,9 +226,9 @@ def _scorer(arguments: Score) -> Any:
 
 def _report(arguments: Report) -> None:
     from jdiff.data.index import told
-    from jdiff.data.report import draw, report
+    from jdiff.data.report import draw, report, told_of_view
 
-    figures = report(arguments.index)
+    figures = report(arguments.index, arguments.view)
     draw(figures, arguments.out)
     del figures["_values"]
     lines = [f"{figures['seen']} examples seen = {figures['used']} used + {figures['seen'] - figures['used']} rejected"]
@@ -225,16 +239,29 @@ def _report(arguments: Report) -> None:
         lines.append(f"{name:11} {told({key or 'not stated': count for key, count in figures[name].items()})}")
     copies = figures["duplicates"]
     lines.append(f"duplicates  {'exact {exact}, near {near}'.format(**copies) if copies else 'not looked for'}")
+    lines.append(f"view        {told_of_view(figures['view'])}")
     _show(arguments, figures, *lines, f"picture: {arguments.out}")
 
 
+def _encode(arguments: Encode) -> None:
+    figures = encode(arguments, _counted)
+    lines = [
+        f"{kind}: {', '.join(f'{count} {name}' for name, count in figures[kind].items())}"
+        for kind in ("images", "texts")
+        if kind in figures
+    ]
+    _show(arguments, figures, f"{arguments.out}: float16", *lines)
+
+
 def _shards(name: str) -> list[str]:
-    """A folder stands for the tar files in it."""
+    """A folder stands for the tar and ArrayRecord files in it."""
+    from jdiff.data.array_records import is_records
+
     if "://" in name or not Path(name).is_dir():
         return [name]
-    found = sorted(str(path) for path in Path(name).glob("*.tar"))
+    found = sorted(str(path) for path in Path(name).iterdir() if path.suffix == ".tar" or is_records(path.name))
     if not found:
-        raise ValueError(f"folder {name} has no tar files")
+        raise ValueError(f"folder {name} has no tar files and no ArrayRecord files")
     return found
 
 
@@ -258,6 +285,7 @@ VERBS = {
     "index": (Index, _index, "read shards once and write a table of their examples"),
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
     "dedup": (Dedup, _dedup, "find exact and near duplicates in an index, of pictures, captions or embeddings"),
+    "encode": (Encode, _encode, "write latents and text embeddings of a view, to train on"),
     "score": (Score, _score, "give every picture of an index a score"),
     "report": (Report, _report, "say and draw what an index holds"),
 }

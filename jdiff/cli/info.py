@@ -11,8 +11,8 @@ import tyro
 
 from jdiff.cli.arguments import parse
 from jdiff.experiment import to_dict
-from jdiff.train.loop import Trainer
 from jdiff.train.restore import open_run
+from jdiff.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,11 @@ def main(words: list[str]) -> None:
     if arguments.json:
         last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
         print(json.dumps({"directory": str(directory), "samples": str(directory / "samples.png"), **last}))
+        return
+    if int(state.step) < arguments.experiment.steps:
+        given = [] if arguments.out else ["--out", str(directory)]
+        command = shlex.join(["jdiff", "train", *words, *given])
+        print(f"stopped after step {int(state.step)} of {arguments.experiment.steps}, saved; to go on: {command}")
         return
     print(f"step {int(state.step)}; pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it")
     if credit := arguments.experiment.data.credit:

@@ -1,6 +1,6 @@
 """Images to train on: sources of rows, and the pipeline that makes batches of them."""
 
-from jdiff.data.config import Data, open_source
+from jdiff.data.config import Data, open_source, training_batches
 from jdiff.data.folder import FolderSource
 from jdiff.data.openmoji import CREDIT, OpenMojiSource
 from jdiff.data.pipeline import Batch, batches, ordered, stream
@@ -23,4 +23,5 @@ __all__ = [
     "open_source",
     "ordered",
     "stream",
+    "training_batches",
 ]

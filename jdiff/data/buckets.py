@@ -7,10 +7,11 @@ was lost is told to the network, as in SDXL (2307.01952, section 2.2): size in f
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from jdiff.data.decode import decode
 
@@ -72,3 +73,14 @@ def crop(data: bytes, shape: tuple[int, int], place: tuple[float, float], mirror
     if mirrored:
         pixels, left = pixels[:, ::-1], round(spare[0]) - left
     return Crop(pixels, (whole[1], whole[0]), (top, max(left, 0)))
+
+
+def jitter(pixels: np.ndarray, draws: Sequence[float], strength: float) -> np.ndarray:
+    """Pixels uint8 [height, width, 3] with brightness, contrast and saturation, in this order, each times a factor.
+
+    The factors are evenly in [1 - strength, 1 + strength]; `draws`, three numbers in [0, 1), say where.
+    """
+    image = Image.fromarray(pixels)
+    for enhance, draw in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws, strict=True):
+        image = enhance(image).enhance(1 + strength * (2 * draw - 1))
+    return np.asarray(image)

@@ -1,10 +1,13 @@
 """Which data a run uses, as plain values."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from jdiff.data.folder import FolderSource
 from jdiff.data.kinds import SubsetName
 from jdiff.data.openmoji import CREDIT, OpenMojiSource
+from jdiff.data.pipeline import Batch, batches, stream
 from jdiff.data.sources import Source, Split
 from jdiff.data.tfds import TFDSSource
 
@@ -25,8 +28,13 @@ class Data:
     """Where tfds keeps its datasets; None for its own default."""
     view: str | None = None
     """A view that `jdiff data filter` made, instead of OpenMoji."""
+    bucket_step: int | None = None
+    """Train on a view in shapes whose sides are multiples of this and whose area is about that of the square, a batch
+    in one of them, cropped at random; None for centre squares alone, `size` for squares cropped at random."""
     flip: bool = True
     """Mirror half of the images at random. Turn off where left and right matter, as in letters and flags."""
+    jitter: float = 0.0
+    """Strength, below 1, of random changes of brightness, contrast and saturation; needs bucket_step."""
 
     @property
     def credit(self) -> str | None:
@@ -42,6 +50,14 @@ class Data:
             raise ValueError(f"folder, tfds and view exclude each other; got {told}")
         if self.tfds_dir is not None and self.tfds is None:
             raise ValueError(f"tfds_dir needs tfds, the name of a dataset; got tfds_dir={self.tfds_dir!r} alone")
+        if self.bucket_step is not None and self.view is None:
+            raise ValueError(f"bucket_step needs view, a view to train on; got bucket_step={self.bucket_step} alone")
+        if self.bucket_step is not None and (self.bucket_step < 1 or self.size % self.bucket_step):
+            raise ValueError(f"bucket_step must divide size {self.size}; got {self.bucket_step}")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter must be in [0, 1); got {self.jitter}")
+        if self.jitter and self.bucket_step is None:
+            raise ValueError(f"jitter needs bucket_step, {self.size} for squares; got jitter={self.jitter} without")
 
 
 def open_source(data: Data, split: Split) -> Source:
@@ -60,3 +76,28 @@ def open_source(data: Data, split: Split) -> Source:
             raise ValueError(f"view {data.view} needs the extra `data`: pip install 'jdiff[data]'") from error
         return ViewSource(data.view, split=split, size=data.size)
     return OpenMojiSource(subset=data.subset, split=split, size=data.size)
+
+
+def training_batches(
+    data: Data, source: Source, *, batch_size: int, seed: int, start: int, put: Callable[[Batch], Any]
+) -> Iterator[Any]:
+    """`put` of the batches of steps `start`, start + 1, ... of the training side, `source`, ahead of use.
+
+    All batches have one shape or, with `bucket_step`, each the shape of its bucket.
+    """
+    if data.bucket_step is None:
+        return stream(batches(source, batch_size=batch_size, seed=seed, flip=data.flip), start, put)
+    from jdiff.data.buckets import Buckets
+    from jdiff.data.view_stream import ViewStream
+
+    assert data.view is not None
+    shaped = ViewStream(
+        [(data.view, 1)],
+        buckets=Buckets(size=data.size, step=data.bucket_step),
+        batch_size=batch_size,
+        seed=seed,
+        flip=data.flip,
+        jitter=data.jitter,
+        split="train",
+    )
+    return shaped.batches(start, put=put)

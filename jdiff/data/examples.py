@@ -26,6 +26,8 @@ class Example:
 
     key: str
     parts: dict[str, Member]
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields that are known without a part, as from a table beside the shard."""
     fault: str | None = None
 
 
@@ -78,8 +80,6 @@ def _finished(example: Example) -> Example:
         example.fault = "no image"
     if example.fault is None and example.parts["image"].size > MAX_IMAGE:
         example.fault = "image file is too large"
-    if example.fault is None and not example.parts.keys() & {"txt", "json"}:
-        example.fault = "no caption"
     return example
 
 

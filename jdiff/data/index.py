@@ -23,12 +23,14 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jdiff.data.array_records import RecordReader, opened, record_examples
 from jdiff.data.captions import script_of
 from jdiff.data.decode import decode
 from jdiff.data.examples import MAX_CAPTION, MAX_RECORD, Example, caption_of, examples, record_of
 from jdiff.data.headers import RejectError, read_header
 from jdiff.data.likeness import thumbnail
-from jdiff.data.reader import Ahead, Reader, Window, absolute, stamp
+from jdiff.data.reader import Ahead, Window, absolute, stamp
+from jdiff.data.side_files import read_side, side_stamp
 
 Depth = Literal["headers", "bytes", "pixels"]
 SCHEMA = pa.schema(
@@ -77,13 +79,15 @@ def build(
     depth: Depth = "pixels",
     workers: int = 1,
     max_reject_rate: float = 0.2,
+    failed: bool = False,
     progress: Callable[[Part, int, int], None] = lambda part, done, total: None,
 ) -> list[Part]:
     """Indexes `shards` into the folder `out`, those alone that it does not hold yet. Returns the parts of all `shards`.
 
-    `progress` is told every new part, and how many of how many are done. Raises ValueError where a shard does not exist
-    or is named twice, and, naming the shard, where more than `max_reject_rate` of the examples are rejected; parts
-    that are written by then stay.
+    With `failed`, what img2dataset could not download counts as rejected, where it left a table beside the shard that
+    says so. `progress` is told every new part, and how many of how many are done. Raises ValueError where a shard does
+    not exist or is named twice, and, naming the shard, where more than `max_reject_rate` of the examples are rejected;
+    parts that are written by then stay.
     """
     if depth not in get_args(Depth):
         raise ValueError(f"depth must be one of {', '.join(get_args(Depth))}; got {depth!r}")
@@ -95,13 +99,13 @@ def build(
     if len(set(names)) < len(names) or not names:
         twice = [name for name, count in collections.Counter(names).items() if count > 1]
         raise ValueError(f"shards must be named once each; got {', '.join(twice) or 'none'}")
-    stamps = {name: _stamp(name) for name in names}
+    stamps = {name: _stamp(name, failed) for name in names}
     if out.exists() and not out.is_dir():
         raise ValueError(f"index {out} must be a folder; it is a file")
     out.mkdir(parents=True, exist_ok=True)
     kept = {name: part for name in names if (part := _fresh(out / part_name(name), stamps[name], depth))}
     parts, totals = [], collections.Counter()
-    for name, part in zip(names, _made(names, kept, out, depth, workers), strict=True):
+    for name, part in zip(names, _made(names, kept, out, depth, failed, workers), strict=True):
         parts.append(part)
         totals.update(seen=part.seen, used=part.used)
         if name not in kept:
@@ -156,13 +160,19 @@ def fingerprint(parts: Iterable[Part]) -> str:
     return hashlib.sha256(repr(sorted((part.shard, part.digest) for part in parts)).encode()).hexdigest()
 
 
-def _stamp(shard: str) -> str:
+def _stamp(shard: str, failed: bool) -> str:
     try:
-        return stamp(shard)
+        return _mark(shard, failed)
     except ImportError as error:
         raise ValueError(f"shard {shard} needs the package {error.name}") from error
     except OSError as error:
         raise ValueError(f"shard {shard} cannot be read: {error}") from error
+
+
+def _mark(shard: str, failed: bool) -> str:
+    """Changes with the rows of a shard: with its content, and that of the table beside it."""
+    side = side_stamp(shard)
+    return stamp(shard) + (f"+{side}" if side else "") + ("+failed" if side and failed else "")
 
 
 def _fresh(path: Path, current: str, depth: str) -> Part | None:
@@ -170,15 +180,17 @@ def _fresh(path: Path, current: str, depth: str) -> Part | None:
     return part if part and (part.stamp, part.depth) == (current, depth) else None
 
 
-def _made(names: list[str], kept: dict[str, Part], out: Path, depth: Depth, workers: int) -> Iterator[Part]:
+def _made(
+    names: list[str], kept: dict[str, Part], out: Path, depth: Depth, failed: bool, workers: int
+) -> Iterator[Part]:
     missing = [name for name in names if name not in kept]
     if workers == 1 or len(missing) < 2:
-        yield from (kept.get(name) or index_shard(name, out, depth) for name in names)
+        yield from (kept.get(name) or index_shard(name, out, depth, failed) for name in names)
         return
     # Spawned, since a fork would copy the locks of threads that are not there to release them.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context, initializer=_worker) as pool:
-        futures = {name: pool.submit(index_shard, name, out, depth) for name in missing}
+        futures = {name: pool.submit(index_shard, name, out, depth, failed) for name in missing}
         try:
             yield from (kept[name] if name in kept else futures[name].result() for name in names)
         finally:
@@ -192,22 +204,32 @@ def _worker() -> None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def index_shard(shard: str, out: Path, depth: Depth) -> Part:
-    """Reads one shard and writes its part."""
+def index_shard(shard: str, out: Path, depth: Depth, failed: bool) -> Part:
+    """Reads one shard, and the table beside it, and writes its part."""
     rows, counts, before = [], collections.Counter(), "unread"
     try:
-        before = stamp(shard)
-        with warnings.catch_warnings(), Reader(shard) as reader:
+        before = _mark(shard, failed)
+        side = read_side(shard)
+        with warnings.catch_warnings(), opened(shard) as reader:
             # Pillow warns of damaged Exif data and the like; what matters of it is a reason in the index.
             warnings.simplefilter("ignore")
             # A remote store is asked rarely and for much; a local file for what is needed. Headers run one example
             # ahead of contents, so each has a block of its own.
             block = 2**16 if "://" in shard else 0
             headers, contents = Ahead(reader, block), Ahead(reader, block)
-            for example in examples(headers.read, reader.length):
+            records = isinstance(reader, RecordReader)
+            for example in record_examples(reader) if records else examples(headers.read, reader.length):
+                example.record = side.fields.get(example.key, {}) | example.record
                 rows.append(_row(example, contents.read, shard, depth, counts))
             counts["read"] = reader.bytes_read
-            if reader.stamp != before:
+            if failed:
+                there = {row["key"] for row in rows}
+                rows += [
+                    _rejected(shard, reason) | {"key": key, "json": _json(side.fields[key])}
+                    for key, reason in side.failed.items()
+                    if key not in there
+                ]
+            if _mark(shard, failed) != before:
                 rows = [_rejected(shard, "shard changed while it was read")]
     except OSError:
         rows = [_rejected(shard, "shard cannot be read")]
@@ -263,7 +285,10 @@ def _describe(row: dict[str, Any], example: Example, read: Callable[[int, int], 
     fields, fault = record_of(parts[1]) if parts[1] is not None else ({}, None)
     if fault:
         raise RejectError(fault)
-    row["json"] = json.dumps(fields, ensure_ascii=False) if fields else None
+    fields = example.record | fields
+    row["json"] = _json(fields)
+    if len((row["json"] or "").encode()) > MAX_RECORD:
+        raise RejectError("json is too large")
     caption, fault = caption_of(parts[0], fields)
     if fault:
         raise RejectError(fault)
@@ -280,6 +305,10 @@ def _describe(row: dict[str, Any], example: Example, read: Callable[[int, int], 
     if depth == "pixels":
         pixels, (row["width"], row["height"]) = decode(data, _THUMBNAIL_FROM)
         row["thumbnail"] = thumbnail(pixels)
+
+
+def _json(fields: dict[str, Any]) -> str | None:
+    return json.dumps(fields, ensure_ascii=False) if fields else None
 
 
 def _fields(rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """A folder of images as shards in img2dataset's layout: `00000.tar` with `000000000.jpg`, `.txt` and `.json`.
 
-The caption of `cat.jpg` is `cat.txt` beside it, else "caption" or "text" in `cat.json`, else the name of its subfolder,
-else its own name. Images go in as they are, byte for byte, whatever they are: the index judges them. The same folder
-gives the same bytes, and a shard that is there already is not written again.
+The caption of `cat.jpg` is `cat.txt` beside it, else that of `metadata.jsonl` or `metadata.csv`, else "caption" or
+"text" in `cat.json`, else the name of its subfolder, else its own name. Images go in as they are, byte for byte,
+whatever they are: the index judges them. The same folder gives the same bytes, and a shard that is there already is not
+written again.
 """
 
 import io
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jdiff.data.examples import IMAGES
+from jdiff.data.metadata import captions_in
 
 
 def pack(
@@ -34,6 +36,7 @@ def pack(
         raise ValueError(f"out must be a folder; {out} is a file")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, folder, files, per_shard)
+    captions = captions_in(folder)
     shards = []
     for number, first in enumerate(range(0, len(files), per_shard)):
         shards.append(out / f"{number:05}.tar")
@@ -41,7 +44,7 @@ def pack(
             unfinished = shards[-1].with_suffix(".tmp")
             with tarfile.open(unfinished, "w") as tar:
                 for place, path in enumerate(files[first : first + per_shard], first):
-                    _add(tar, f"{place:09}", folder, path)
+                    _add(tar, f"{place:09}", folder, path, captions)
             os.replace(unfinished, shards[-1])
         progress(min(first + per_shard, len(files)), len(files))
     return shards
@@ -60,9 +63,10 @@ def _claim(out: Path, folder: Path, files: list[Path], per_shard: int) -> None:
     record.write_text(plan)
 
 
-def _add(tar: tarfile.TarFile, key: str, folder: Path, path: Path) -> None:
+def _add(tar: tarfile.TarFile, key: str, folder: Path, path: Path, captions: dict[str, str]) -> None:
     beside = {kind: path.with_suffix(kind) for kind in (".txt", ".json")}
-    record = {"file": path.relative_to(folder).as_posix()}
+    name = path.relative_to(folder).as_posix()
+    record = {"file": name}
     if beside[".json"].is_file():
         try:
             record |= json.loads(beside[".json"].read_bytes())
@@ -71,7 +75,7 @@ def _add(tar: tarfile.TarFile, key: str, folder: Path, path: Path) -> None:
     if beside[".txt"].is_file():
         caption = beside[".txt"].read_bytes()
     else:
-        told = record.get("caption") or record.get("text")
+        told = captions.get(name) or record.get("caption") or record.get("text")
         place = path.parent.relative_to(folder).name or path.stem
         caption = (told if isinstance(told, str) else place).encode()
     parts = {

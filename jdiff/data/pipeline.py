@@ -7,7 +7,8 @@ parts are all the same arithmetic.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,6 +21,7 @@ Batch = dict[str, np.ndarray]
 
 _THREADS = 2
 _BATCHES_AHEAD = 4
+_ON_DEVICE = 2
 
 
 def batches(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.MapDataset:
@@ -50,12 +52,26 @@ def batches(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.
     return grain.MapDataset.range(sys.maxsize // batch_size).map(assemble)
 
 
-def stream(dataset: grain.MapDataset, start: int) -> Iterator[Batch]:
-    """Batches `start`, start + 1, ... of `dataset`, in order, each once; a few are made ahead in threads."""
+def stream(dataset: grain.MapDataset, start: int, put: Callable[[Batch], Any] | None = None) -> Iterator[Any]:
+    """Batches `start`, start + 1, ... of `dataset`, in order, each once; a few are made ahead in threads.
+
+    `put`, if given, is called with each, two ahead of use, and what it gives is yielded: batches on devices.
+    """
     if start < 0:
         raise ValueError(f"start must be at least 0; got {start}")
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
-    return iter(dataset[start:].to_iter_dataset(options))
+    return iter(ahead(dataset[start:].to_iter_dataset(options), put))
+
+
+def ahead(dataset: grain.IterDataset, put: Callable[[Batch], Any] | None) -> grain.IterDataset:
+    """`put` of each batch in a thread of its own, two ahead of use; `dataset` itself without it.
+
+    Grain's own `device_put` does the same with `jax.device_put`, which takes no text, and no part of a batch that is
+    spread over hosts.
+    """
+    if put is None:
+        return dataset
+    return grain.experimental.ThreadPrefetchIterDataset(dataset.map(put), prefetch_buffer_size=_ON_DEVICE)
 
 
 def ordered(source: Source, batch_size: int) -> Iterator[Batch]:

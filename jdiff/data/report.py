@@ -9,17 +9,22 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 
-from jdiff.data.index import fingerprint, parts_of
-from jdiff.data.view import dedup_file
+from jdiff.data.index import fingerprint, parts_of, told
+from jdiff.data.view import View, dedup_file
 
 _SHOWN = 20
 _LICENCES = ("license", "licence", "LICENSE")
 
 
-def report(index: Path) -> dict[str, Any]:
+def report(index: Path, view: Path | None = None) -> dict[str, Any]:
     """The figures of an index as plain values; `domains` and `licences` are counts of the most frequent, by name, of
-    the fields `url` and `license` of the records, and "" counts the examples without."""
+    the fields `url` and `license` of the records, and "" counts the examples without.
+
+    With a `view` of the index, `view` is what that chose and left out, and the list of opt-outs that it applied. Raises
+    ValueError for a view of another index, or of this one before it changed.
+    """
     parts = parts_of(index)
+    chosen = _chosen(index, fingerprint(parts.values()), view) if view else None
     rejected, domains, licences, formats = (collections.Counter() for _ in range(4))
     sides, letters = [], []
     for path, part in parts.items():
@@ -56,8 +61,30 @@ def report(index: Path) -> dict[str, Any]:
         "bytes_read": sum(part.bytes_read for part in parts.values()),
         "bytes_needed": sum(part.bytes_needed for part in parts.values()),
         "fingerprint": fingerprint(parts.values()),
+        "view": chosen,
         "_values": {"width": width, "height": height, "letters": lengths},
     }
+
+
+def _chosen(index: Path, mark: str, path: Path) -> dict[str, Any]:
+    view = View(path)
+    if view.described["index"] != mark:
+        raise ValueError(f"view {path} is of another index than {index}, or of this one before it changed")
+    recipe = {name: view.described[name] for name in ("where", "weight", "repairs", "tags", "captions", "opt_out")}
+    return recipe | {"file": str(path), "fingerprint": view.fingerprint, "counts": view.counts}
+
+
+def told_of_view(chosen: dict[str, Any] | None) -> str:
+    """What a view of the index chose and which list of opt-outs it applied, in words."""
+    if chosen is None:
+        return "none named, so no list of opt-outs is stated"
+    counts, listed = chosen["counts"], chosen["opt_out"]
+    left = {name.removeprefix("rejected: "): count for name, count in counts.items() if name.startswith("rejected: ")}
+    gone = left.pop("opted out", 0)
+    applied = f"{listed['lines']} lines, SHA-256 {listed['sha256'][:16]}, left out {gone} rows"
+    words = [f"{chosen['file']}: {counts['rows']} rows where {chosen['where']}"]
+    words += [f"opt-out list: {applied if listed['lines'] else 'none applied'}"]
+    return "; ".join([*words, *([f"also left out: {told(left)}"] if left else [])])
 
 
 def _domain(url: Any) -> str:
@@ -90,6 +117,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     _bars(axes[3], bars, "duplicates" if copies else "duplicates: not looked for")
     _bars(axes[4], figures["rejected"], f"rejected: {figures['seen'] - figures['used']} of {figures['seen']}")
     _bars(axes[5], figures["domains"], "domains")
+    if figures["view"]:
+        figure.suptitle(f"view {told_of_view(figures['view'])}", wrap=True)
     figure.savefig(path, dpi=100)
 
 

@@ -2,14 +2,44 @@
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import numpy as np
+
+from jdiff.data.array_records import RecordReader, opened
 from jdiff.data.headers import RejectError
+from jdiff.data.order import mix
 from jdiff.data.reader import Reader
 
 _OPEN = 64
 """Shards held open at once."""
+_TRIES = 32
+_SILENCE = 600.0
+"""Seconds for which a shard that did not answer is not asked again: each answer that does not come is a long wait."""
+T = TypeVar("T")
+
+
+def readable(row: int, rows: np.ndarray, read: Callable[[int], T], shard: Callable[[int], str]) -> tuple[T, int, str]:
+    """What `read` gives for `row`, that row, and "".
+
+    Where `read` raises `RejectError`, another of `rows` stands in, which the number of `row` alone decides: what was
+    read, the row that it is of, and why it is not the one asked for. Raises ValueError, naming the `shard` of the last,
+    where many in its place cannot be read either.
+    """
+    tried, reason = row, ""
+    for attempt in range(_TRIES):
+        if attempt:
+            tried = int(rows[int(mix(np.array([row * _TRIES + attempt], np.uint64))[0] % np.uint64(len(rows)))])
+        try:
+            return read(tried), tried, reason
+        except RejectError as why:
+            reason = reason or str(why)
+    raise ValueError(
+        f"row {row} and {_TRIES - 1} in its place cannot be read: {reason}; the last was of {shard(tried)}"
+    )
 
 
 class Shards:
@@ -17,7 +47,8 @@ class Shards:
 
     def __init__(self, shards: list[tuple[str, str]]):
         self._shards = shards
-        self._readers: OrderedDict[int, Reader] = OrderedDict()
+        self._readers: OrderedDict[int, Reader | RecordReader] = OrderedDict()
+        self._silent: dict[int, float] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
@@ -29,20 +60,24 @@ class Shards:
 
     def read(self, row: dict[str, Any]) -> bytes:
         """The image of a row of a view. Raises `RejectError` where the shard is gone, silent or changed."""
+        if time.monotonic() < self._silent.get(row["shard"], 0.0):
+            raise RejectError("shard cannot be read")
         try:
             data = self._reader(row["shard"]).read(row["offset"], row["size"])
         except OSError as error:
+            if isinstance(error, TimeoutError):
+                self._silent[row["shard"]] = time.monotonic() + _SILENCE
             raise RejectError("shard cannot be read") from error
         if len(data) < row["size"] or (row["sha256"] and hashlib.sha256(data).digest() != row["sha256"]):
             raise RejectError("shard has changed")
         return data
 
-    def _reader(self, shard: int) -> Reader:
+    def _reader(self, shard: int) -> Reader | RecordReader:
         with self._lock:
             reader = self._readers.get(shard)
             if reader is None:
                 # A reader that is pushed out closes its file when the last thread that reads from it lets it go.
-                reader = self._readers[shard] = Reader(self._shards[shard][0])
+                reader = self._readers[shard] = opened(self._shards[shard][0])
                 if len(self._readers) > _OPEN:
                     self._readers.popitem(last=False)
             self._readers.move_to_end(shard)

@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 
 from jdiff.data import captions
 from jdiff.data.drawings import HELD_OUT_FRACTION
+from jdiff.data.examples import caption_of
 from jdiff.data.index import SCHEMA, Part, fingerprint, parts_of
+from jdiff.data.recaption import read_captions
 from jdiff.data.scores import Scored, scored
 
 CHUNK = 2**16
@@ -45,6 +47,7 @@ _VIEW = pa.schema(
         "width": pa.int32(),
         "height": pa.int32(),
         "caption": pa.string(),
+        "tags": pa.list_(pa.string()),
         "sha256": pa.binary(32),
         "held_out": pa.bool_(),
         "weight": pa.float64(),
@@ -64,6 +67,11 @@ class Recipe:
     """SQL: how often each row is drawn, relative to the others; every row once an epoch without it."""
     repairs: tuple[str, ...] = ()
     """Caption rules (`captions.REPAIRS`), applied in turn; a caption that they empty is rejected."""
+    tags: str | None = None
+    """SQL: the tags of each row, for templates of captions: text separated by commas, or a JSON list of texts."""
+    captions: Path | None = None
+    """A Parquet file with columns `shard`, `key` and `caption`, as a captioning model wrote it: its captions stand for
+    those of the index, and `recaptioned` says in SQL where; null keeps the index's."""
     opt_out: tuple[str, ...] = ()
     """URLs, domains (subdomains included) and SHA-256 of images that are left out."""
 
@@ -75,16 +83,20 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         raise ValueError(f"out {out} is to be in a folder that does not exist")
     parts = parts_of(index)
     mark = fingerprint(parts.values())
-    connection = connect(index, parts, mark)
+    table, written = read_captions(recipe.captions) if recipe.captions else (None, None)
+    connection = connect(index, parts, mark, table)
     weight = f"CAST((\n{recipe.weight}\n) AS DOUBLE)" if recipe.weight else "CAST(NULL AS DOUBLE)"
     url = '"url"' if any("url" in part.fields for part in parts.values()) else "NULL"
-    columns = f'shard, key, "offset", size, width, height, caption, sha256, {weight} AS weight_, {url} AS url_'
+    tags = f"CAST((\n{recipe.tags}\n) AS VARCHAR)" if recipe.tags else "NULL"
+    made = f"{weight} AS weight_, {url} AS url_, {tags} AS tags"
+    columns = f'shard, key, "offset", size, width, height, caption, sha256, recaptioned, {made}'
     query = f'SELECT {columns} FROM examples WHERE reject IS NULL AND (\n{recipe.where}\n) ORDER BY shard, "offset"'
     shards = [(part.shard, part.stamp) for part in parts.values()]
     number = {shard: place for place, (shard, _) in enumerate(shards)}
     described = dataclasses.asdict(recipe) | {"index": mark, "shards": shards}
-    described["opt_out"] = hashlib.sha256(repr(sorted(recipe.opt_out)).encode()).hexdigest() if recipe.opt_out else None
-    described["fingerprint"] = hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()
+    described["captions"] = written
+    described["opt_out"] = {"sha256": _sha256(sorted(recipe.opt_out)), "lines": len(recipe.opt_out)}
+    described["fingerprint"] = _sha256(sorted(described.items()))
     counts = collections.Counter(rows=0)
     unfinished = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
@@ -93,8 +105,16 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
             chosen = _chosen(connection, query, recipe, number, counts)
             for chunk in _full(chosen):
                 writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
+            # What was counted is known only now: it stands beside a last batch without rows.
+            counted = {"jdiff": json.dumps(counts)}
+            writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=counted)
         if not counts["rows"]:
             raise ValueError(f"where {recipe.where!r} chooses none of the {sum(p.used for p in parts.values())} rows")
+        if table is not None and not counts["recaptioned"]:
+            raise ValueError(
+                f"captions {recipe.captions} has {len(table)} rows and none of them is of a row that is chosen; "
+                f"`shard` and `key` must be those of the index, such as {shards[0][0]}"
+            )
         os.replace(unfinished, out)
     except duckdb.Error as error:
         raise ValueError(_explained(error, recipe, connection, scored(index, parts), len(parts))) from error
@@ -108,13 +128,17 @@ def dedup_file(index: Path, by: str) -> Path:
     return index / "dedup" / f"{by}.parquet"
 
 
-def connect(index: Path, parts: dict[Path, Part], mark: str) -> "duckdb.DuckDBPyConnection":
-    """DuckDB with the view `examples` over an index and nothing else in reach."""
+def connect(
+    index: Path, parts: dict[Path, Part], mark: str, new_captions: pa.Table | None = None
+) -> "duckdb.DuckDBPyConnection":
+    """DuckDB with the view `examples` over an index, with its new captions if any, and nothing else in reach."""
     kinds = collections.defaultdict(set)
     for part in parts.values():
         for name, kind in part.fields.items():
             kinds[name].add(kind)
-    own = {name.lower() for name in SCHEMA.names} | {name for names in DEDUP.values() for name in names}
+    own = (
+        {name.lower() for name in SCHEMA.names} | {name for names in DEDUP.values() for name in names} | {"recaptioned"}
+    )
     fields, joins = [], []
     for number, one in enumerate(one for one in scored(index, parts) if not one.missing):
         names = [name for name, kind in one.columns.items() if not pa.types.is_fixed_size_list(kind)]
@@ -135,12 +159,21 @@ def connect(index: Path, parts: dict[Path, Part], mark: str) -> "duckdb.DuckDBPy
         if table.exists() and _dedup_mark(table) == mark:
             fields += [f"coalesce({by}.{duplicate}, false) AS {duplicate}", f"{by}.{cluster} AS {cluster}"]
             joins.append(f'LEFT JOIN read_parquet({_quoted(table)}) {by} USING (shard, key, "offset")')
+    replaced, recaptioned = "", "false"
+    if new_captions is not None:
+        connection.register("new_captions", new_captions)
+        joins.append("LEFT JOIN new_captions c USING (shard, key)")
+        replaced, recaptioned = " REPLACE (coalesce(c.caption, e.caption) AS caption)", "c.caption IS NOT NULL"
     connection.execute(f"SET allowed_directories=[{_quoted(index.absolute())}, {_quoted(index)}]")
     connection.execute("SET enable_external_access=false")
     connection.execute("SET lock_configuration=true")
-    selected = ", ".join(["e.*", *fields])
+    selected = ", ".join([f"e.*{replaced}", f"{recaptioned} AS recaptioned", *fields])
     connection.execute(f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{files}]) e {' '.join(joins)}")
     return connection
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
 def _quoted(path: Path) -> str:
@@ -169,10 +202,11 @@ def _chosen(
     refused = _opted_out(recipe.opt_out)
     for batch in connection.sql(query).to_arrow_reader(CHUNK):
         for row in batch.to_pylist():
-            weight, url = row.pop("weight_"), row.pop("url_")
-            row["caption"] = captions.repair(row["caption"], recipe.repairs)
+            weight, url, recaptioned = (row.pop(name) for name in ("weight_", "url_", "recaptioned"))
+            row["caption"], fault = caption_of(None, {"caption": row["caption"]})
+            row["caption"], row["tags"] = captions.repair(row["caption"], recipe.repairs), captions.tags_of(row["tags"])
             if not row["caption"]:
-                counts["rejected: empty caption after repair"] += 1
+                counts[f"rejected: {fault or 'empty caption after repair'}"] += 1
                 continue
             if refused(url, row["sha256"]):
                 counts["rejected: opted out"] += 1
@@ -188,6 +222,7 @@ def _chosen(
             # By content, so that copies of an image are on one side of the split.
             content = row["sha256"] or hashlib.sha256(f"{row['shard']}/{row['key']}".encode()).digest()
             counts["rows"] += 1
+            counts["recaptioned"] += recaptioned
             yield row | {
                 "shard": number[row["shard"]],
                 "weight": weight,
@@ -230,8 +265,10 @@ class View:
     def __init__(self, path: str | Path):
         self.path = str(path)
         try:
-            self._batches, metadata = _mapped(self.path)
+            self._batches, metadata, counts = _mapped(self.path)
             self.described: dict[str, Any] = json.loads(metadata[b"jdiff"])
+            self.counts: dict[str, int] = json.loads(counts[b"jdiff"])
+            """Its rows, and those left out, by reason."""
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"view {path} cannot be read; `jdiff data filter INDEX -o {path}` makes one") from error
         self.shards: list[tuple[str, str]] = [tuple(shard) for shard in self.described["shards"]]
@@ -253,6 +290,10 @@ class View:
         return {name: batch.column(name)[place].as_py() for name in _VIEW.names}
 
 
-def _mapped(path: str) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
+def _mapped(path: str) -> tuple[list[pa.RecordBatch], dict[bytes, bytes], dict[bytes, bytes]]:
+    """The batches of a view, and the metadata of the whole and of the last."""
     reader = pa.ipc.open_file(pa.memory_map(path))
-    return [reader.get_batch(n) for n in range(reader.num_record_batches)], reader.schema.metadata or {}
+    if reader.schema.names != _VIEW.names:
+        raise ValueError("it has other columns, as of another version")
+    *batches, (_, counts) = (reader.get_batch_with_custom_metadata(n) for n in range(reader.num_record_batches))
+    return [batch for batch, _ in batches], reader.schema.metadata or {}, counts

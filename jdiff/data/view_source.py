@@ -6,13 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from jdiff.data.buckets import crop
-from jdiff.data.headers import RejectError
-from jdiff.data.order import mix
-from jdiff.data.shards import Shards
+from jdiff.data.shards import Shards, readable
 from jdiff.data.sources import Row, Split
 from jdiff.data.view import View
-
-_TRIES = 32
 
 
 class ViewSource:
@@ -41,13 +37,10 @@ class ViewSource:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> Row:
-        for attempt in range(_TRIES):
-            place = row if not attempt else mix(np.array([row * _TRIES + attempt], np.uint64))[0] % np.uint64(len(self))
-            described = self._view.row(int(self._rows[int(place)]))
-            try:
-                shown = crop(self._shards.read(described), (self._size, self._size), (0.5, 0.5), False)
-                return {"image": shown.image, "label": 0, "caption": described["caption"]}
-            except RejectError as error:
-                reason = error
-        shard = self._shards.name(described)
-        raise ValueError(f"row {row} and {_TRIES - 1} in its place cannot be read: {reason}; the last was of {shard}")
+        shard = lambda number: self._shards.name(self._view.row(number))
+        return readable(int(self._rows[row]), self._rows, self._read, shard)[0]
+
+    def _read(self, number: int) -> Row:
+        described = self._view.row(number)
+        shown = crop(self._shards.read(described), (self._size, self._size), (0.5, 0.5), False)
+        return {"image": shown.image, "label": 0, "caption": described["caption"]}

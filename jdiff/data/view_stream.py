@@ -7,25 +7,30 @@ once in as many examples as the bucket has rows. How many batches lie before an 
 stands where is a permutation without a table: a step costs the same, and needs no memory, wherever it lies.
 
 A host's part of a batch is a slice of it. A row that cannot be read is replaced by one that its number alone decides,
-and its reason stands in the batch. Decoding goes to worker processes of Grain, if asked for.
+and its reason stands in the batch. Crop, mirror, colours and caption are drawn from (row, seed, epoch). Decoding goes
+to worker processes of Grain, if asked for.
 """
 
 import collections
+import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
 
-from jdiff.data.buckets import Buckets, Crop, crop
-from jdiff.data.headers import RejectError
+from jdiff.data.buckets import Buckets, Crop, crop, jitter
+from jdiff.data.captions import Captioning
 from jdiff.data.order import drawn, mix, mix_seed, permuted, rows_at, uniform
-from jdiff.data.shards import Shards
+from jdiff.data.pipeline import ahead
+from jdiff.data.shards import Shards, readable
+from jdiff.data.sources import Split
 from jdiff.data.view import View
 
-_TRIES = 32
 _SHARE = 2**32
+_PLAIN = Captioning()
 
 
 class ViewStream:
@@ -33,7 +38,8 @@ class ViewStream:
 
     One view without weights gives every row once an epoch. With weights of rows, or several views, an epoch draws as
     many examples as there are rows: each view its share, each row its share of that, rounded down or up and exact on
-    average.
+    average. `split` keeps the rows of one side alone, as `ViewSource` does; without it, all are drawn. `jitter` is the
+    strength of changes of colour, from 0 for none to below 1, and `captioning` what becomes of captions.
 
     A batch is a dict of `image` float32 [B, height, width, 3] in [-1, 1], `index` int64 [B] the global number of the
     example, `row` int64 [B] the row in the views put together, `caption` and `reject` ("" or why
@@ -50,6 +56,9 @@ class ViewStream:
         batch_size: int,
         seed: int,
         flip: bool = True,
+        jitter: float = 0.0,
+        captioning: Captioning = _PLAIN,
+        split: Split | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
@@ -57,28 +66,43 @@ class ViewStream:
             raise ValueError(f"seed must be at least 0; got {seed}")
         if not views or not all(0 < weight < float("inf") for _, weight in views):
             raise ValueError(f"views must each have a weight above 0; got {[(str(path), w) for path, w in views]}")
-        self.batch_size, self.seed, self.flip, self.shapes = batch_size, seed, flip, buckets.shapes
+        if not 0 <= jitter < 1:
+            raise ValueError(f"jitter must be in [0, 1); got {jitter}")
+        self.batch_size, self.seed, self.shapes = batch_size, seed, buckets.shapes
+        self._flip, self._jitter, self._captioning = flip, jitter, captioning
         self._views = [View(path) for path, _ in views]
         self._starts = np.cumsum([0, *map(len, self._views)])
         self._shards = [Shards(view.shards) for view in self._views]
         width, height = (np.concatenate([view.column(side) for view in self._views]) for side in ("width", "height"))
         bucket = buckets.assign(width, height)
-        weight = self._weights([share for _, share in views])
-        self._rows = [np.flatnonzero(bucket == number) for number in range(len(self.shapes))]
+        held_out = np.concatenate([view.column("held_out") for view in self._views])
+        kept = np.full(len(bucket), True) if split is None else held_out == (split == "held_out")
+        for view, start in zip(self._views, self._starts[:-1], strict=True):
+            if not kept[start : start + len(view)].any():
+                raise ValueError(f"view {view.path} has {len(view)} rows and none of them is in the {split} split")
+        weight = self._weights([share for _, share in views], kept)
+        self._rows = [np.flatnonzero(kept & (bucket == number)) for number in range(len(self.shapes))]
         self._sums = [None if weight is None else np.cumsum(weight[rows]) for rows in self._rows]
         # Shares are whole numbers, so that no rounding moves a batch however far the stream has run.
         shares = np.array(
             [len(r) if s is None else s[-1] if len(s) else 0 for r, s in zip(self._rows, self._sums, strict=True)]
         )
-        self._shares = [round(float(share) / float(shares.sum()) * len(bucket) * _SHARE) for share in shares]
+        self._shares = [round(float(share) / float(shares.sum()) * int(kept.sum()) * _SHARE) for share in shares]
         self._keys = np.random.SeedSequence(seed).generate_state(1 + len(self.shapes))
+        marks = [(view.fingerprint, weight) for view, (_, weight) in zip(self._views, views, strict=True)]
+        described = (marks, buckets, batch_size, seed, flip, jitter, captioning, split)
+        self.fingerprint = hashlib.sha256(repr(described).encode()).hexdigest()
+        """SHA-256 of all that decides the batches."""
 
-    def _weights(self, shares: list[float]) -> np.ndarray | None:
-        """Of all rows; None where all weigh the same."""
+    def _weights(self, shares: list[float], kept: np.ndarray) -> np.ndarray | None:
+        """Of all rows, none for those that are not kept; None where all weigh the same."""
         own = [view.column("weight") for view in self._views]
         if len(own) == 1 and np.isnan(own[0]).all():
             return None
-        filled = [np.where(np.isnan(weight), 1.0, weight) for weight in own]
+        filled = [
+            np.where(np.isnan(weight), 1.0, weight) * kept[start : start + len(weight)]
+            for weight, start in zip(own, self._starts[:-1], strict=True)
+        ]
         return np.concatenate([weight * (share / weight.sum()) for weight, share in zip(filled, shares, strict=True)])
 
     def _before(self, epoch: int) -> list[int]:
@@ -138,28 +162,46 @@ class ViewStream:
 
     def _example(self, bucket: int, row: int, epoch: int) -> tuple[Crop, int, str, str]:
         """Picture, row, caption and "" or the reason why the row is not the one asked for."""
-        first, reason = row, ""
-        for attempt in range(_TRIES):
-            view = int(np.searchsorted(self._starts, row, "right")) - 1
-            described = self._views[view].row(int(row - self._starts[view]))
-            identity = mix(np.array([row], np.uint64)) + np.uint64(epoch)
-            draw = lambda purpose, identity=identity: float(uniform(identity, self.seed, purpose)[0])
-            try:
-                data = self._shards[view].read(described)
-                mirrored = self.flip and draw("flip") < 0.5
-                shown = crop(data, self.shapes[bucket], (draw("crop x"), draw("crop y")), mirrored)
-                return shown, int(row), described["caption"], reason
-            except RejectError as why:
-                reason = reason or str(why)
-                others = self._rows[bucket]
-                row = others[int(mix(np.array([first * _TRIES + attempt], np.uint64))[0] % np.uint64(len(others)))]
-        shard = self._shards[view].name(described)
-        raise ValueError(f"row {first} and {_TRIES - 1} in its place cannot be read: {reason}; the last was of {shard}")
+        read = lambda number: self._read(bucket, number, epoch)
+        (shown, caption), row, reason = readable(int(row), self._rows[bucket], read, self._shard)
+        return shown, row, caption, reason
+
+    def _place(self, row: int) -> tuple[int, dict[str, Any]]:
+        """The view of a row, and the row as it describes it."""
+        view = int(np.searchsorted(self._starts, row, "right")) - 1
+        return view, self._views[view].row(int(row - self._starts[view]))
+
+    def _shard(self, row: int) -> str:
+        view, described = self._place(row)
+        return self._shards[view].name(described)
+
+    def _read(self, bucket: int, row: int, epoch: int) -> tuple[Crop, str]:
+        """Picture and caption of a row in one epoch. Raises `RejectError`."""
+        view, described = self._place(row)
+        identity = mix(np.array([row], np.uint64)) + np.uint64(epoch)
+        draw = lambda purpose: float(uniform(identity, self.seed, purpose)[0])
+        data = self._shards[view].read(described)
+        mirrored = self._flip and draw("flip") < 0.5
+        shown = crop(data, self.shapes[bucket], (draw("crop x"), draw("crop y")), mirrored)
+        if self._jitter:
+            draws = [draw(purpose) for purpose in ("brightness", "contrast", "saturation")]
+            shown = shown._replace(image=jitter(shown.image, draws, self._jitter))
+        tags = described["tags"] or []
+        return shown, self._captioning.apply(described["caption"], tags, int(identity[0]), self.seed)
 
     def batches(
-        self, start: int = 0, *, host: int = 0, hosts: int = 1, workers: int = 0
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """The batches of steps `start`, start + 1, ..., made ahead by threads, or by `workers` processes."""
+        self,
+        start: int = 0,
+        *,
+        host: int = 0,
+        hosts: int = 1,
+        workers: int = 0,
+        put: Callable[[dict[str, np.ndarray]], Any] | None = None,
+    ) -> Iterator[Any]:
+        """The batches of steps `start`, start + 1, ..., made ahead by threads, or by `workers` processes.
+
+        `put`, if given, is called with each, two ahead of use, and what it gives is yielded: batches on devices.
+        """
         self._check(start, host, hosts)
         steps = grain.MapDataset.range(sys.maxsize // self.batch_size)[start:]
         dataset = steps.map(_Assemble(self, host, hosts))
@@ -170,7 +212,7 @@ class ViewStream:
             options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
             processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
             ready = dataset.to_iter_dataset(options).mp_prefetch(processes)
-        return iter(ready.map(_normalized))
+        return iter(ahead(ready.map(_normalized), put))
 
 
 class _Assemble:

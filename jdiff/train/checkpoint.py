@@ -1,17 +1,30 @@
 """Checkpoints by Orbax, written while training goes on. The only file that imports orbax.
 
 A save is atomic: it is visible under its step only when it is whole, so a run killed at any moment finds its last one.
+With the state it commits the schema of the state, the experiment's fingerprint and a digest of all arrays; what is read
+back is what was saved, or is refused.
 """
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from jdiff.train.digest import digest
 from jdiff.typing import Params
 
 _KEPT = 3
+_SCHEMA = 2
+"""Of `TrainState`: 1 had no counts of skipped updates."""
+_ROOM = 2.5
+"""Free space that a save asks for, in sizes of the state: what each process writes is merged before it is removed."""
+
+
+class DamagedError(ValueError):
+    """A checkpoint that does not hold what was saved."""
 
 
 class Checkpoints:
@@ -36,29 +49,73 @@ class Checkpoints:
         """The steps that can be restored, in order."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts saving; returns once the arrays are copied, so that they may be donated."""
-        self._checkpointer.save_async(step, state, force=True)
+    def save(self, step: int, state: Any, experiment: str) -> None:
+        """Starts saving, with the fingerprint of the experiment; returns once the arrays are copied, so that they may
+        be donated. Raises OSError, before anything is written, where the disk has no room for it."""
+        self._checkpointer.wait()  # what it writes, or removes, counts
+        needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            last = f"that of step {self.steps[-1]} is whole" if self.steps else "there is none yet"
+            raise OSError(
+                f"no room for the checkpoint of step {step} in {self.directory}: it needs {needed / 1e6:.1f} MB and "
+                f"{free / 1e6:.1f} MB are free; {last}"
+            )
+        about = {"schema": _SCHEMA, "experiment": experiment, "digest": digest(state)}
+        # A damaged checkpoint that was passed over may stand there.
+        self._checkpointer.save_async(step, state, force=True, overwrite=step in self.steps, custom_metadata=about)
+
+    def about(self, step: int) -> dict[str, Any]:
+        """Schema, experiment and digest of a checkpoint. Raises DamagedError if they cannot be read."""
+        return self._read(step).custom_metadata or {"schema": 1}  # pyright: ignore[reportReturnType]
+
+    def newest(self, abstract: Any, passed: Callable[[str], None]) -> tuple[int, Any] | None:
+        """Step and state of the newest checkpoint that is whole, None where there is none at all; `passed` hears of
+        each damaged one before it. Raises DamagedError if all are damaged, ValueError for another network."""
+        self._checkpointer.wait()
+        damage = None
+        for step in reversed(self.steps):
+            try:
+                return step, self.restore(step, abstract)
+            except DamagedError as error:
+                damage = error
+                passed(str(error))
+        if damage is not None:
+            raise damage
+        return None
+
+    def _read(self, step: int) -> Any:
+        where = f"checkpoint {self.directory / str(step)}"
+        try:
+            return self._checkpointer.metadata(step)
+        except Exception as error:
+            raise DamagedError(f"{where} is damaged: its metadata cannot be read ({_first_line(error)})") from error
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step, in the shapes, dtypes and shardings of `abstract`.
 
-        Raises ValueError naming the checkpoint if it is damaged or belongs to another network.
+        Raises ValueError naming the checkpoint if it belongs to another network or has another schema, DamagedError if
+        it does not hold what was saved.
         """
         where = f"checkpoint {self.directory / str(step)}"
-        try:
-            saved = self._checkpointer.metadata(step).metadata
-        except Exception as error:
-            raise ValueError(f"{where} is damaged: its metadata cannot be read ({_first_line(error)})") from error
+        read, about = self._read(step), self.about(step)
+        saved = read.metadata
         if saved is None:
-            raise ValueError(f"{where} is damaged: its arrays cannot be listed")
+            raise DamagedError(f"{where} is damaged: its arrays cannot be listed")
+        if about["schema"] != _SCHEMA:
+            raise ValueError(
+                f"{where} has schema {about['schema']} of the training state; this version reads {_SCHEMA}"
+            )
         wrong = _differences(saved["params"], abstract.params)
         if wrong:
             raise ValueError(f"{where} belongs to another network: {'; '.join(wrong)}")
         try:
-            return self._checkpointer.load(step, abstract)
+            state = self._checkpointer.load(step, abstract)
         except Exception as error:
-            raise ValueError(f"{where} is damaged: it cannot be read ({_first_line(error)})") from error
+            raise DamagedError(f"{where} is damaged: it cannot be read ({_first_line(error)})") from error
+        if digest(state) != about["digest"]:
+            raise DamagedError(f"{where} is damaged: its arrays are not those that were saved")
+        return state
 
 
 def _first_line(error: BaseException) -> str:

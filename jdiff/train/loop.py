@@ -1,14 +1,18 @@
 """The training loop: everything around the step.
 
-A run continues where its last checkpoint is, in this order:
+A run continues where its last whole checkpoint is, in this order:
 1. the directory is this experiment's, on this data, or nothing is touched;
-2. the newest checkpoint gives the state; without one, the state is the seed's;
+2. the newest checkpoint that is whole gives the state; without one, the state is the seed's;
 3. metrics after that step are cut, so that there is no gap and no repeat;
 4. the batch of the next step is read by its number.
+
+Too many skipped updates in a row take it back to the same place. It ends early, saved, when the machine is to be taken
+away; and a step that hangs ends the process.
 """
 
 import dataclasses
-import time
+import faulthandler
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,126 +21,154 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import pictures
-from jdiff.data import Source, batches, open_source, ordered, stream
-from jdiff.experiment import Experiment
-from jdiff.models import Network, build
-from jdiff.parallel import check_batch, put_batch, replicated, state_sharding
+from jdiff.data import Source, open_source, ordered, training_batches
+from jdiff.experiment import Experiment, fingerprint
 from jdiff.pipelines import Pipeline
-from jdiff.train import run
+from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
+from jdiff.train.goodput import Goodput, spent, told
+from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
-from jdiff.train.state import TrainState, initial
-from jdiff.train.step import make_step
+from jdiff.train.state import TrainState
+from jdiff.train.trainer import Trainer, assemble
 
 _PREVIEW = 16
 _FINAL = 64
+_STDERR: Any = sys.__stderr__  # a notebook's own has no file that a hung process could write to
+
+
+class _BadStateError(Exception):
+    """Too many updates in a row were skipped."""
+
+    def __init__(self, state: TrainState, metrics: dict[str, float]):
+        super().__init__(f"{int(state.skipped.in_a_row)} updates in a row were skipped, up to step {int(state.step)}")
+        self.state, self.metrics = state, metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Trainer:
-    """What a run is made of, before and after any training: the pieces that `train` and the command line share."""
+class _Loop:
+    """What one process of a run holds on to."""
 
-    experiment: Experiment
-    network: Network
-    mesh: jax.sharding.Mesh
-    num_classes: int
-    abstract: TrainState  # shapes, dtypes and shardings
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one image."""
-        return self.experiment.data.size, self.experiment.data.size, 3
-
-    def initial(self) -> TrainState:
-        """The state before the first update, on the mesh."""
-        make = lambda: initial(
-            self.network, self.experiment.optimizer.build(self.experiment.steps), self.experiment.seed
-        )
-        return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract))()
-
-    def step(self) -> Any:
-        """The jitted update (state, batch) -> (state, metrics), which consumes the state."""
-        optimizer = self.experiment.optimizer.build(self.experiment.steps)
-        step = make_step(self.experiment, self.network, optimizer, self.num_classes)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
-
-    def pipeline(self, chunk: int, **sampling: Any) -> Pipeline:
-        """Sampling as the experiment says, but for what is given."""
-        return Pipeline(
-            self.network,
-            self.experiment.process,
-            self.experiment.parameterization,
-            shape=self.shape,
-            num_classes=self.num_classes,
-            sampling=dataclasses.replace(self.experiment.sampling, **sampling),
-            chunk=chunk,
-        )
-
-
-def assemble(experiment: Experiment, num_classes: int) -> Trainer:
-    """The pieces of a run. Raises ValueError for a network, a mesh or a batch size that does not fit."""
-    mesh = experiment.mesh.build()
-    check_batch(mesh, experiment.batch_size)
-    out_channels = experiment.parameterization.out_channels(3)
-    network = build(
-        experiment.network, size=experiment.data.size, channels=3, num_classes=num_classes, out_channels=out_channels
-    )
-    make = lambda: initial(network, experiment.optimizer.build(experiment.steps), experiment.seed)
-    shapes = jax.eval_shape(make)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_sharding(mesh, shapes),
-    )
-    return Trainer(experiment, network, mesh, num_classes, abstract)
+    trainer: Trainer
+    source: Source
+    directory: Path
+    checkpoints: Checkpoints
+    draw: Pipeline
+    goodput: Goodput
+    preemption: Preemption
 
 
 def train(experiment: Experiment, directory: Path) -> TrainState:
-    """Trains to the last step, from wherever `directory` has got to, and leaves pictures there. Returns the state."""
-    source = open_source(experiment.data, "train")
-    trainer = assemble(experiment, len(source.class_names))
-    run.claim(directory, experiment, source)
-    with Checkpoints(directory / "checkpoints", clean=True) as checkpoints:
-        done = checkpoints.steps[-1] if checkpoints.steps else 0
-        state = checkpoints.restore(done, trainer.abstract) if done else trainer.initial()
-        run.cut(directory / "metrics.jsonl", done)
+    """Trains to the last step, from wherever `directory` has got to, and leaves pictures there. Returns the state,
+    which is of an earlier step where SIGTERM has ended the run.
+
+    Raises ValueError, naming what `jdiff replay` takes, when updates are skipped again and again.
+    """
+    goodput = Goodput()
+    with goodput.of("init"):
+        source = open_source(experiment.data, "train")
+        trainer = assemble(experiment, len(source.class_names))
+        run.claim(directory, experiment, source)
+    with Checkpoints(directory / "checkpoints", clean=True) as checkpoints, Preemption() as preemption:
         draw = trainer.pipeline(_PREVIEW)
-        state = _updates(trainer, source, state, directory, checkpoints, draw)
-    _final_pictures(trainer, source, state, directory, draw)
+        loop = _Loop(trainer, source, directory, checkpoints, draw, goodput, preemption)
+        try:
+            state = _borne(loop)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    if int(state.step) == experiment.steps:
+        with goodput.of("pictures"):
+            _final_pictures(trainer, source, state, directory, draw)
+    _say(told(spent(directory / "throughput.jsonl")))
     return state
 
 
-def _updates(
-    trainer: Trainer, source: Source, state: TrainState, directory: Path, checkpoints: Checkpoints, draw: Pipeline
-) -> TrainState:
-    experiment = trainer.experiment
+def _say(text: str) -> None:
+    """To whoever watches the run."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _borne(loop: _Loop) -> TrainState:
+    """Updates to the end; back to the last checkpoint as often as the experiment bears it."""
+    rollbacks = loop.trainer.experiment.faults.rollbacks
+    for left in range(rollbacks, -1, -1):
+        state = _resumed(loop)
+        try:
+            return _updates(loop, state)
+        except _BadStateError as fault:
+            if left:
+                _say(f"{fault}; going back to the last checkpoint, {left - 1} times more")
+                loop = dataclasses.replace(loop, goodput=Goodput())
+                continue
+            bundle = replay.leave(loop.directory, loop.trainer.experiment, fault.state, fault.metrics)
+            raise ValueError(
+                f"{fault}, and again after going back {rollbacks} times; "
+                f"to make the first of them again: jdiff replay {bundle}"
+            ) from fault
+    raise AssertionError
+
+
+def _resumed(loop: _Loop) -> TrainState:
+    """The state to go on from; what lies after it is cut."""
+    with loop.goodput.of("init"):
+        found = loop.checkpoints.newest(loop.trainer.abstract, lambda damage: _say(f"passed over: {damage}"))
+        done, state = found or (0, loop.trainer.initial())
+        run.cut(loop.directory / "metrics.jsonl", done)
+    return state
+
+
+def _updates(loop: _Loop, state: TrainState) -> TrainState:
+    trainer, directory, goodput = loop.trainer, loop.directory, loop.goodput
+    experiment, faults = trainer.experiment, trainer.experiment.faults
     done = int(state.step)
     step = trainer.step()
-    data = stream(
-        batches(source, batch_size=experiment.batch_size, seed=experiment.seed, flip=experiment.data.flip), done
+    data = training_batches(
+        experiment.data,
+        loop.source,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        start=done,
+        put=trainer.placed,
     )
+    before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
+    first: dict[str, float] = {}  # those of the first update that was skipped
     with Progress(experiment.steps, done, experiment.batch_size) as progress, jax.set_mesh(trainer.mesh):
         for number in range(done + 1, experiment.steps + 1):
-            batch = next(data)
-            batch["index"] = batch["index"].astype(np.uint32)
-            state, metrics = step(state, put_batch(trainer.mesh, batch))
-            if number == done + 1:
-                jax.block_until_ready(metrics)
-                progress.compiled(number)
-            last = number == experiment.steps
-            if number % experiment.log_every == 0 or last:
-                values = {name: float(value) for name, value in metrics.items()}
+            with goodput.of("data"):
+                batch = next(data)
+            with goodput.of("compile" if number == done + 1 else "step"):
+                state, metrics = step(state, batch)
+                if number == done + 1:
+                    jax.block_until_ready(metrics)
+                    progress.compiled(number)
+                last = number == experiment.steps
+                stop = loop.preemption.after(number)
+                log = number % experiment.log_every == 0 or last
+                save = number % experiment.checkpoint_every == 0 or last or stop
+                # One step behind, so that the device is never without work, unless the step is waited for anyway.
+                for seen in (*before, metrics) if log or save else before:
+                    in_a_row = int(seen["skipped_in_a_row"])
+                    if in_a_row == 1:
+                        first = {name: float(value) for name, value in seen.items()}
+                    if in_a_row >= faults.skips:
+                        raise _BadStateError(state, first)
+                before = (metrics,)
+            faulthandler.dump_traceback_later(faults.hang_seconds, exit=True, file=_STDERR)
+            if log:
+                values = {name: metrics[name].item() for name in metrics}
                 run.append(directory / "metrics.jsonl", {"step": number, **values})
                 rate = progress.show(number, values["loss"])
-                run.append(
-                    directory / "throughput.jsonl", {"step": number, "images_per_second": rate, "at": time.time()}
-                )
-            if number % experiment.checkpoint_every == 0 or last:
-                checkpoints.save(number, state)
+                line = {"step": number, "images_per_second": rate, **goodput.line(done)}
+                run.append(directory / "throughput.jsonl", line)
+            # A state that is going bad is not kept.
+            if save and (last or not int(metrics["skipped_in_a_row"])):
+                with goodput.of("checkpoint"):
+                    loop.checkpoints.save(number, state, fingerprint(experiment))
+            if stop:
+                break
             if number % experiment.sample_every == 0 and not last:
-                with progress.paused():
-                    images = draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
+                with progress.paused(), goodput.of("pictures"):
+                    images = loop.draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
                     sheet = pictures.tile(images, 8)
                     enlarge = pictures.enlargement(experiment.data.size)
                     pictures.save(sheet, directory / "samples" / f"step_{number:07d}.png", enlarge=enlarge)

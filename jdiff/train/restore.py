@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jdiff.train.checkpoint import Checkpoints
-from jdiff.train.loop import Trainer, assemble
 from jdiff.train.run import read_experiment
 from jdiff.train.state import TrainState
+from jdiff.train.trainer import Trainer, assemble
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import optax
 
 from jdiff import rng
 from jdiff.models import Network
+from jdiff.train.faults import Skipped, none_skipped
 from jdiff.typing import Array, Params
 
 
@@ -19,6 +20,7 @@ class TrainState(NamedTuple):
     ema: Params
     opt_state: optax.OptState
     key: Array  # uint32 [2]: data of the key that all noise of the run comes from
+    skipped: Skipped
 
 
 def initial(network: Network, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -26,4 +28,5 @@ def initial(network: Network, optimizer: optax.GradientTransformation, seed: int
     key = jax.random.key(seed)
     params = network.init(rng.named(key, "parameters"))
     average = jax.tree.map(jnp.copy, params)  # a buffer of its own, or donation would give one buffer away twice
-    return TrainState(jnp.int32(0), params, average, optimizer.init(params), jax.random.key_data(key))
+    opt_state = optimizer.init(params)
+    return TrainState(jnp.int32(0), params, average, opt_state, jax.random.key_data(key), none_skipped())

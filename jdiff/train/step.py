@@ -12,7 +12,7 @@ from jdiff.experiment import Experiment
 from jdiff.losses import diffusion_loss, low_discrepancy
 from jdiff.models import Network, Regularization
 from jdiff.prediction import predictor
-from jdiff.train import ema
+from jdiff.train import ema, faults
 from jdiff.train.state import TrainState
 from jdiff.typing import Array, Cond, Key, Params
 
@@ -40,7 +40,7 @@ def make_step(
     experiment: Experiment, network: Network, optimizer: optax.GradientTransformation, num_classes: int
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], index uint32 [B], and label int32 [B]
-    where there are classes. Metrics are float32 scalars of this update."""
+    where there are classes. Metrics are scalars of this update, also of one that is skipped."""
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
@@ -62,8 +62,18 @@ def make_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Params = optax.apply_updates(state.params, updates)  # pyright: ignore[reportAssignmentType]
         average = ema.update(state.ema, params, state.step, experiment.ema_decay)
-        learning_rate = experiment.optimizer.schedule(experiment.steps)(state.step + 1)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient), "learning_rate": learning_rate}
-        return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
+        norm = optax.tree.norm(gradient)
+        good, skipped = faults.judge(experiment.faults, state.skipped, loss, norm)
+        keep = partial(jax.tree.map, partial(jnp.where, good))
+        params, average = keep((params, average), (state.params, state.ema))
+        opt_state = keep(opt_state, state.opt_state)
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": experiment.optimizer.schedule(experiment.steps)(state.step + 1),
+            "skipped": skipped.total,
+            "skipped_in_a_row": skipped.in_a_row,
+        }
+        return TrainState(state.step + 1, params, average, opt_state, state.key, skipped), metrics
 
     return step

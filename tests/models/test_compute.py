@@ -130,11 +130,12 @@ def products(jaxpr):
 
 
 def kept(config, compute, *given):
-    """Bytes that the backward pass of a network gets from the forward pass, parameters among them; of no compiler."""
+    """Bytes that the backward pass of a network gets from the forward pass besides the parameters; of no compiler."""
     network = network_of(config, compute)
     params = jax.eval_shape(network.init, jax.random.key(0))
     backward = lambda params: jax.vjp(lambda params: network.apply(params, *given), params)[1]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return size(jax.eval_shape(backward, params)) - size(params)
 
 
 def memory(config, compute, *given):
@@ -198,13 +199,14 @@ def test_bfloat16_is_what_is_multiplied(name):
 
 @pytest.mark.parametrize("name", [marked(name) for name in CONFIGS])
 def test_rematerialization_keeps_less(name):
-    """With full, a sixth at the most, whether blocks are in a stack or not; and policies are in their order."""
+    """With full, a seventh at the most, in a stack or not; and policies are in their order. Measured: 0.03 to 0.06 in
+    stacks, 0.11 in unet_2d and 0.13 in unet_edm, where no stack is long enough to scan."""
     _, timestep, cond = inputs(name)
     x = jnp.zeros((2, 16, 16, 4))
     policies = ("full", "dots_with_no_batch_dims", "dots", "none")
     sizes = [kept(CONFIGS[name], Compute(remat=policy), x, timestep, cond) for policy in policies]
     assert sizes == sorted(set(sizes))
-    assert sizes[0] < sizes[-1] / 6
+    assert sizes[0] < sizes[-1] / 7
 
 
 def test_a_compiled_gradient_needs_less_memory_with_rematerialization():

@@ -9,7 +9,8 @@ import pytest
 
 from jdiff.models import SongUNet
 from jdiff.parallel import Mesh, put_batch
-from jdiff.train.loop import assemble, train
+from jdiff.train.loop import train
+from jdiff.train.trainer import assemble
 from tests.recipe import experiment
 
 SONG = SongUNet(model_channels=8, channel_mult=(1,), num_blocks=1, attn_resolutions=(), channel_mult_emb=1)

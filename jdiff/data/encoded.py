@@ -1,0 +1,66 @@
+"""Latents and text embeddings that `jdiff data encode` wrote, by number and by caption."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from jdiff.data.encode import LATENTS, PLAN, TEXTS, mark
+from jdiff.data.shards import Shards
+
+
+class Encoded:
+    """A folder that `jdiff data encode` finished: `plan` says what it was made from.
+
+    Raises ValueError where it was not finished. Reading raises `RejectError` where a shard is gone or has changed.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        try:
+            self.plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
+            self._rows = _read(folder / "latents.arrow", LATENTS)
+            texts = _read(folder / "texts.arrow", TEXTS).to_pylist() if self.plan["text"] else []
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise ValueError(f"{folder} is not encoded, or not to the end; `jdiff data encode` goes on") from error
+        self._texts: dict[bytes, list[dict[str, Any]]] = {}
+        for row in texts:
+            self._texts.setdefault(row["caption"], []).append(row)
+        count = lambda kind: len(list((folder / kind).glob("*.tar")))
+        self._latents, self._encodings = (
+            Shards([(str(folder / kind / f"{number:05}.tar"), "") for number in range(count(kind))])
+            for kind in ("latents", "texts")
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """What is known of an example: `row` in the view, SHA-256 of its `caption`, `height` and `width` of its picture
+        in full, `top` and `left` of the crop, and the side `held_out`."""
+        return self._rows.slice(number, 1).to_pylist()[0]
+
+    def latents(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, float16 [h, w, c], before they are scaled."""
+        mean, std = _array(self._latents, self.row(number))
+        return mean, std
+
+    def text(self, caption: str | bytes) -> dict[str, np.ndarray]:
+        """What the text encoders gave for a caption, or for the caption of that SHA-256. Raises KeyError for others."""
+        rows = self._texts[mark(caption) if isinstance(caption, str) else caption]
+        return {row["name"]: _array(self._encodings, row) for row in rows}
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if table.schema != schema:
+        raise ValueError("it has other columns, as of another version")
+    return table
+
+
+def _array(shards: Shards, row: dict[str, Any]) -> np.ndarray:
+    return np.load(io.BytesIO(shards.read(row | {"sha256": None})), allow_pickle=False)

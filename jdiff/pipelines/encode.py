@@ -1,0 +1,115 @@
+"""Encoders of a folder on their own: images to the moments of their latents, prompts to conditions.
+
+The autoencoder says q(z | x) = N(mean, diag(std^2)) of an image's latents, std = exp(log_variance / 2) (1312.6114).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff.interop import Pretrained, from_pretrained, read_config
+from jdiff.interop.pretrained import located
+from jdiff.models import AutoencoderKL, Network
+from jdiff.pipelines.folder import INDEX
+from jdiff.pipelines.prompts import CLIPS, CONDITIONS, T5, T5_TOKENS
+from jdiff.text import load_tokenizer
+from jdiff.typing import Array
+
+_NONE = Network(lambda key: {}, lambda *_, **__: {})
+
+
+class ImageEncoder(NamedTuple):
+    """An autoencoder's half."""
+
+    encode: Callable[[np.ndarray], tuple[Array, Array]]
+    """Images [B, H, W, 3] in [-1, 1] to mean and standard deviation, float32 [B, h, w, c], before they are scaled."""
+    divisor: int
+    """How many times the edge of an image is that of its latents."""
+    scaling: dict[str, Any]
+    """What scales latents: the fields of `AutoencoderKL` that `standardized` goes by."""
+    fingerprint: str
+    """SHA-256 of its config and parameters."""
+
+
+class PromptEncoder(NamedTuple):
+    """The text encoders of a pipeline."""
+
+    encode: Callable[[Sequence[str]], dict[str, Array]]
+    """Prompts to the conditions of the pipeline's network."""
+    fits: Callable[[str], bool]
+    """Whether a prompt has no more tokens than the encoders take."""
+    fingerprint: str
+    """SHA-256 of their configs, parameters and tokenizers."""
+
+
+def image_encoder(source: str | os.PathLike) -> ImageEncoder:
+    """The encoder of an autoencoder's folder, or of a pipeline's. Raises as `from_pretrained` does."""
+    folder = located(source)
+    part = from_pretrained(folder / "vae" if (folder / INDEX).exists() else folder, expected=AutoencoderKL)
+
+    @jax.jit
+    def moments(params: Any, images: Array) -> tuple[Array, Array]:
+        posterior = part.network.apply(params, images, method="encode")
+        return posterior.mean, jnp.exp(posterior.log_variance / 2)
+
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    scaling = {name: getattr(part.config, name) for name in names}
+    return ImageEncoder(partial(moments, part.params), part.config.divisor, scaling, _fingerprint([part]))
+
+
+def prompt_encoder(source: str | os.PathLike) -> PromptEncoder:
+    """The text encoders and tokenizers of a folder of Stable Diffusion 1, 2, XL or 3; the rest of it is not read.
+
+    "time_ids" of XL are the picture's, and not among the conditions. Raises ValueError for another folder, and as
+    `from_pretrained` and `load_tokenizer` do.
+    """
+    folder = located(source)
+    if not (folder / INDEX).exists():
+        raise ValueError(f"{folder} is no pipeline: it has no {INDEX}, which says what its text encoders are")
+    index = json.loads((folder / INDEX).read_text())
+    kind = index.get("_class_name")
+    if kind not in CLIPS:
+        raise ValueError(f"{folder} is a {kind}; there are {', '.join(CLIPS)}")
+    there = lambda name: (index.get(name) or [None, None])[1] is not None
+    names = CLIPS[kind] | ({name: tokenizer for name, tokenizer in T5.items() if there(name)})
+    encoders = {name: from_pretrained(folder / name) for name in names}
+    limits = {"text_encoder_3": T5_TOKENS}
+    tokenizers = {name: load_tokenizer(folder / part, limit=limits.get(name)) for name, part in names.items()}
+    # Stable Diffusion 3 makes prompts as wide as its transformer takes them, whose parameters are not needed.
+    networks = encoders | {
+        name: Pretrained(read_config(folder / name / "config.json"), _NONE, {}, [])
+        for name in ("transformer",)
+        if there(name)
+    }
+    apply = jax.jit(partial(CONDITIONS[kind], {name: part._replace(params={}) for name, part in networks.items()}))
+    params = {name: part.params for name, part in networks.items()}
+
+    def encode(prompts: Sequence[str]) -> dict[str, Array]:
+        return dict(apply(params, {name: tokenizer(list(prompts)) for name, tokenizer in tokenizers.items()}))
+
+    def fits(prompt: str) -> bool:
+        try:
+            for tokenizer in tokenizers.values():
+                tokenizer([prompt])
+        except ValueError:
+            return False
+        return True
+
+    words = [tokenizer.backend.to_str() for tokenizer in tokenizers.values()]
+    return PromptEncoder(encode, fits, _fingerprint(list(encoders.values()), kind, *words))
+
+
+def _fingerprint(parts: Sequence[Pretrained], *others: str) -> str:
+    digest = hashlib.sha256(repr(([part.config for part in parts], others)).encode())
+    for part in parts:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part.params):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()

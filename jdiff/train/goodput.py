@@ -1,0 +1,60 @@
+"""Where the time of a run went, over all its processes: what trained, and what did not.
+
+Each line of throughput.jsonl has the seconds of its process so far, by what they went into. What a process did after
+the checkpoint that the next one went on from was lost.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BUCKETS: tuple[str, ...] = ("init", "compile", "data", "step", "checkpoint", "pictures", "lost")
+
+
+class Goodput:
+    """The seconds of this process."""
+
+    def __init__(self):
+        self.started = time.time()
+        self.seconds = dict.fromkeys(BUCKETS[:-1], 0.0)
+
+    @contextlib.contextmanager
+    def of(self, bucket: str) -> Iterator[None]:
+        """Counts the time inside."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[bucket] += time.monotonic() - start
+
+    def line(self, start: int) -> dict:
+        """For throughput.jsonl, of a process that goes on from step `start`."""
+        seconds = {bucket: round(seconds, 3) for bucket, seconds in self.seconds.items()}
+        return {"process": self.started, "from": start, "seconds": seconds}
+
+
+def spent(path: Path) -> dict[str, float]:
+    """Seconds by bucket of all processes that wrote lines to throughput.jsonl; a line that a kill cut is left out."""
+    processes: dict[float, list[dict]] = {}
+    for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if text.endswith("\n"):
+            line = json.loads(text)
+            processes.setdefault(line["process"], []).append(line)
+    starts = [lines[0]["from"] for lines in processes.values()]
+    total = dict.fromkeys(BUCKETS, 0.0)
+    for lines, resumed in zip(processes.values(), [*starts[1:], None], strict=False):
+        useful = [line for line in lines if resumed is None or line["step"] <= resumed]
+        kept = useful[-1]["seconds"] if useful else dict.fromkeys(BUCKETS[:-1], 0.0)
+        for bucket, seconds in kept.items():
+            total[bucket] += seconds
+        total["lost"] += sum(lines[-1]["seconds"].values()) - sum(kept.values())
+    return total
+
+
+def told(seconds: dict[str, float]) -> str:
+    """One line: the share that went into steps, and where the rest went."""
+    whole = sum(seconds.values())
+    rest = ", ".join(f"{bucket} {value:.1f}" for bucket, value in seconds.items() if bucket != "step" and value >= 0.05)
+    return f"goodput {seconds['step'] / max(whole, 1e-9):.0%} of {whole:.1f} s (seconds: {rest})"
