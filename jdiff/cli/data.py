@@ -284,9 +284,9 @@ VERBS = {
     "pack": (Pack, _pack, "make shards of a folder of images"),
     "index": (Index, _index, "read shards once and write a table of their examples"),
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
-    "dedup": (Dedup, _dedup, "find exact and near duplicates in an index"),
+    "dedup": (Dedup, _dedup, "find exact and near duplicates in an index, of pictures, captions or embeddings"),
     "encode": (Encode, _encode, "write latents and text embeddings of a view, to train on"),
-    "score": (Score, _score, "give every picture of an index a score by a model"),
+    "score": (Score, _score, "give every picture of an index a score"),
     "report": (Report, _report, "say and draw what an index holds"),
 }
 

@@ -1,8 +1,8 @@
 """Pairs of vectors that point nearly the same way, of many, and captions as such vectors.
 
-The distance is 1 minus the cosine. Vectors meet by keys of the signs of random projections, as pictures do in `near`;
-what meets is compared in full. That takes the place of the cells of SemDeDup (Abbas et al., 2303.09540), whose
-k-means costs N times the number of cells.
+The distance is 1 minus the cosine. Vectors meet by keys of the signs of random projections, as pictures do in `near`,
+and what meets is compared in full; of more than MOST that share a key only the first, those that would be kept. That
+takes the place of the cells of SemDeDup (Abbas et al., 2303.09540), whose k-means costs N times the number of cells.
 
 A caption is the counts of its runs of three letters (Damashek, "Gauging similarity with n-grams", 1995), lower case,
 blanks as one, hashed into WIDTH numbers with a sign each (Weinberger et al., 0902.2206).
@@ -14,7 +14,7 @@ import numpy as np
 
 from jdiff.data.near import TURNED, firsts, met, packed
 
-WIDTH, KEYS = 512, 24
+WIDTH, KEYS, MOST = 512, 24, 8
 LARGEST = 0.2
 """The greatest distance; beyond, too many pairs would share no key."""
 _CHUNK = 2**14
@@ -27,7 +27,7 @@ def pairs_close(vectors: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarr
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors / np.where(length > 0, length, 1)
     count = len(vectors)
-    bits = int(np.clip(round(2 * np.log2(max(count, 2)) - 6), 8, 56))
+    bits = int(np.clip(round(np.log2(max(count, 2)) + 6), 8, 56))
     centred, spread = vectors, 1.0
     if count:
         # Where vectors crowd to one side, they are told apart as seen from their middle, and are further apart there,
@@ -37,7 +37,7 @@ def pairs_close(vectors: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarr
         if limit <= wide / 4:
             centred, spread = around, wide
     share = np.arccos(1 - limit / spread) / np.pi
-    most = 64 * share + 3 * np.sqrt(64 * share * (1 - share))
+    most = 64 * share + 4 * np.sqrt(64 * share * (1 - share))
     projections = np.random.default_rng(6).standard_normal((vectors.shape[1], KEYS * bits + 64), np.float32)
     projected = centred @ projections
     sketches = packed(projected[:, KEYS * bits :] > 0)
@@ -47,7 +47,7 @@ def pairs_close(vectors: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarr
         keys = packed(signs > 0)
         turns = single[np.argpartition(np.abs(signs), TURNED, -1)[:, :TURNED]].T
         order = np.argsort(keys, kind="stable")
-        for one, place in met(keys[order], keys, turns):
+        for one, place in met(keys[order], keys, turns, MOST):
             other = order[place]
             near = (np.bitwise_count(sketches[one] ^ sketches[other]) <= most) & (one != other)
             a, b = np.minimum(one, other)[near], np.maximum(one, other)[near]

@@ -62,7 +62,7 @@ def _candidates(
         # A flat picture's crops all have one key: each picture counts once.
         again = (np.diff(keys[number][order]) == 0) & (np.diff(order // boxes) == 0)
         order = order[np.append(True, ~again)[: len(order)]]
-        for one, place in met(keys[number][order], keys[number][::boxes], turns[number]):
+        for one, place in met(keys[number][order], keys[number][::boxes], turns[number], MOST):
             entry = order[place]
             apart = np.bitwise_count(sketches[one * boxes] ^ sketches[entry])
             good = np.flatnonzero((apart <= _SKETCH_LIMIT) & (entry // boxes != one))
@@ -121,8 +121,9 @@ def packed(signs: np.ndarray) -> np.ndarray:
     return packed.view(np.uint64)[..., 0]
 
 
-def met(keys: np.ndarray, asking: np.ndarray, turns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers in `asking` beside places in the sorted `keys` that have the same key, some signs turned."""
+def met(keys: np.ndarray, asking: np.ndarray, turns: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers in `asking` beside places in the sorted `keys` that have the same key, some signs turned; the
+    first `most` of each."""
     for some in (some for size in range(TURNED + 1) for some in combinations(range(TURNED), size)):
         wanted = asking.copy()
         for place in some:
@@ -130,7 +131,7 @@ def met(keys: np.ndarray, asking: np.ndarray, turns: np.ndarray) -> Iterator[tup
         # In order, so that looking them up stays within the cache.
         order = np.argsort(wanted)
         begin = np.searchsorted(keys, wanted[order], "left")
-        number = np.minimum(np.searchsorted(keys, wanted[order], "right") - begin, MOST)
+        number = np.minimum(np.searchsorted(keys, wanted[order], "right") - begin, most)
         yield from _expanded(order, begin, number)
 
 

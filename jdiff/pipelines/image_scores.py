@@ -33,10 +33,14 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 
 
 class Pictures:
-    """Pictures to embeddings of length 1, by CLIP's encoder in a folder as transformers writes it."""
+    """Pictures to embeddings of length 1, by CLIP's encoder in a folder as transformers writes it.
+
+    Raises ValueError or FileNotFoundError for a folder that holds none."""
 
     def __init__(self, folder: str | Path):
         self.folder = located(folder)
+        if not (self.folder / "config.json").exists():
+            raise ValueError(f"{folder} holds no config.json: it is no folder of a CLIP with its weights")
         self.config, network, self._params, _ = from_pretrained(self.folder, expected=CLIPVisionWithProjection)
         self._apply = jax.jit(lambda params, pixels: _unit(network.apply(params, pixels).image_embeds))
         path = self.folder / "preprocessor_config.json"

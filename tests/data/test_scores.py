@@ -1,6 +1,7 @@
 """Scores: pictures whose sharpness is known, CLIPs of random weights, resuming, and scores as columns of a view."""
 
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 
@@ -266,6 +267,11 @@ def test_what_holds_no_head_or_no_clip_is_refused(clip, tmp_path):
         HeadScorer("aesthetic", folder, wrong)
     with pytest.raises(ValueError, match="name must be one of aesthetic, nsfw, watermark; got 'taste'"):
         HeadScorer("taste", folder, wrong)
+    with pytest.raises(ValueError, match=r"holds no config\.json: it is no folder of a CLIP"):
+        ClipScorer(tmp_path)
+    shutil.copy(folder / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
+        ClipScorer(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         ClipScorer(tmp_path / "none")
     with pytest.raises(ValueError, match="CLIPTextModelWithProjection"):
