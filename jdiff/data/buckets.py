@@ -69,10 +69,10 @@ def crop(data: bytes, shape: tuple[int, int], place: tuple[float, float], mirror
     left, top = (int(where * (rest + 1)) if rest >= 1 else 0 for where, rest in zip(place, spare, strict=True))
     box = left / scale, top / scale, min((left + width) / scale, image.width), min((top + height) / scale, image.height)
     # Pillow widens the kernel when it shrinks an image, so nothing aliases.
-    pixels = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=box))
+    shown = image.resize(shape, Image.Resampling.BICUBIC, box=box)
     if mirrored:
-        pixels, left = pixels[:, ::-1], round(spare[0]) - left
-    return Crop(pixels, (whole[1], whole[0]), (top, max(left, 0)))
+        shown, left = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT), round(spare[0]) - left
+    return Crop(np.asarray(shown), (whole[1], whole[0]), (top, max(left, 0)))
 
 
 def jitter(pixels: np.ndarray, draws: Sequence[float], strength: float) -> np.ndarray:

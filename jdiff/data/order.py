@@ -1,5 +1,6 @@
 """Which row stands at which position, and what is drawn there: pure functions of numbers, without tables or state."""
 
+import functools
 import zlib
 
 import numpy as np
@@ -69,5 +70,9 @@ def drawn(index: np.ndarray, cumulative: np.ndarray, seed: np.uint32) -> np.ndar
 
 def uniform(index: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """Numbers in [0, 1), float64, one for each integer of `index`, drawn from the seed and for one purpose."""
-    word = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)
-    return (mix(mix(index.astype(np.uint64)) + word) >> np.uint64(11)) * 2.0**-53
+    return (mix(mix(index.astype(np.uint64)) + _word(seed, purpose)) >> np.uint64(11)) * 2.0**-53
+
+
+@functools.cache
+def _word(seed: int, purpose: str) -> np.uint64:
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0]
