@@ -17,7 +17,12 @@ class Goodput:
     """The seconds of this process."""
 
     def __init__(self):
+        self.again()
+
+    def again(self) -> None:
+        """From here on it counts as another process, so that what is done twice is lost as after a kill."""
         self.started = time.time()
+        self.start = 0  # the step that this process goes on from
         self.seconds = dict.fromkeys(BUCKETS[:-1], 0.0)
 
     @contextlib.contextmanager
@@ -29,10 +34,10 @@ class Goodput:
         finally:
             self.seconds[bucket] += time.monotonic() - start
 
-    def line(self, start: int) -> dict:
-        """For throughput.jsonl, of a process that goes on from step `start`."""
+    def line(self) -> dict:
+        """For throughput.jsonl."""
         seconds = {bucket: round(seconds, 3) for bucket, seconds in self.seconds.items()}
-        return {"process": self.started, "from": start, "seconds": seconds}
+        return {"process": self.started, "from": self.start, "seconds": seconds}
 
 
 def spent(path: Path) -> dict[str, float]:

@@ -79,6 +79,9 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     if int(state.step) == experiment.steps:
         with goodput.of("pictures"):
             _final_pictures(trainer, source, state, directory, draw)
+    if int(state.step) > goodput.start:
+        # Saving and drawing at the end come after the last step's line.
+        run.append(directory / "throughput.jsonl", {"step": int(state.step), **goodput.line()})
     _say(told(spent(directory / "throughput.jsonl")))
     return state
 
@@ -98,7 +101,7 @@ def _borne(loop: _Loop) -> TrainState:
         except _BadStateError as fault:
             if left:
                 _say(f"{fault}; going back to the last checkpoint, {left - 1} times more")
-                loop = dataclasses.replace(loop, goodput=Goodput())
+                loop.goodput.again()
                 continue
             bundle = replay.leave(loop.directory, loop.trainer.experiment, fault.state, fault.metrics)
             raise ValueError(
@@ -120,7 +123,7 @@ def _resumed(loop: _Loop) -> TrainState:
 def _updates(loop: _Loop, state: TrainState) -> TrainState:
     trainer, directory, goodput = loop.trainer, loop.directory, loop.goodput
     experiment, faults = trainer.experiment, trainer.experiment.faults
-    done = int(state.step)
+    done = goodput.start = int(state.step)
     step = trainer.step()
     data = training_batches(
         experiment.data,
@@ -158,7 +161,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 values = {name: metrics[name].item() for name in metrics}
                 run.append(directory / "metrics.jsonl", {"step": number, **values})
                 rate = progress.show(number, values["loss"])
-                line = {"step": number, "images_per_second": rate, **goodput.line(done)}
+                line = {"step": number, "images_per_second": rate, **goodput.line()}
                 run.append(directory / "throughput.jsonl", line)
             # A state that is going bad is not kept.
             if save and (last or not int(metrics["skipped_in_a_row"])):
