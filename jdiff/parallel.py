@@ -1,20 +1,54 @@
-"""Meshes and how arrays lie on them.
+"""Processes that train together, meshes over their devices, and how arrays lie on them.
 
 Axes: `data` (the batch is split, parameters are copies) and `fsdp` (the batch is split, and so are large parameters,
 their optimizer state and their averages). Each may be 1. The global batch is the same arithmetic on any mesh.
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jdiff.typing import Array
 
 # An array of fewer values is copied to every device: gathering it would cost more than it saves.
 _SMALLEST_SPLIT = 2**14
+
+
+_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_SCHEDULERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def join() -> None:
+    """Joins the processes of a run where the environment says that there are several; to be called before JAX is used.
+
+    By hand: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. JAX itself reads
+    what Slurm and Open MPI say, and with JAX_NUM_PROCESSES=auto whatever else it knows, a Cloud TPU pod say. Raises
+    ValueError where what is given by hand does not fit together.
+    """
+    given = {name: os.environ[name] for name in _BY_HAND if os.environ.get(name)}
+    if given.get("JAX_NUM_PROCESSES") == "auto" or (
+        not given and any(int(os.environ.get(name, "1")) > 1 for name in _SCHEDULERS)
+    ):
+        jax.distributed.initialize()
+    elif given:
+        if len(given) < len(_BY_HAND):
+            missing = ", ".join(name for name in _BY_HAND if name not in given)
+            raise ValueError(f"several processes need {', '.join(_BY_HAND)}; missing: {missing}")
+        address, count, number = given.values()
+        if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
+            raise ValueError(f"JAX_PROCESS_ID must be in 0..JAX_NUM_PROCESSES - 1; got {number} of {count}")
+        jax.distributed.initialize(address, int(count), int(number))
+
+
+def wait_for_all(where: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +86,18 @@ def check_batch(mesh: jax.sharding.Mesh, batch_size: int) -> None:
     """Raises ValueError unless the batch splits evenly."""
     if batch_size % mesh.size:
         raise ValueError(f"batch_size {batch_size} must be a multiple of the {mesh.size} devices of the mesh")
+
+
+def host_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+    """Which slice of each batch is this process's, and of how many. Raises ValueError where its devices do not lie side
+    by side in the mesh, or processes have different numbers of them."""
+    owners = [device.process_index for device in mesh.devices.flat]
+    each = len(owners) // len(set(owners))
+    blocks = [set(owners[start : start + each]) for start in range(0, len(owners), each)]
+    own = {jax.process_index()}
+    if any(len(block) > 1 for block in blocks) or own not in blocks:
+        raise ValueError(f"the mesh must hold the devices of each process side by side; its devices are of {owners}")
+    return blocks.index(own), len(blocks)
 
 
 def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:

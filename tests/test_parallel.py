@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jdiff.parallel import Mesh, check_batch, put_batch, state_sharding
+from jdiff.parallel import Mesh, check_batch, host_share, join, put_batch, state_sharding
 
 
 def test_meshes():
@@ -38,3 +38,17 @@ def test_large_arrays_are_split_and_small_ones_copied():
     assert got["odd"].spec == got["small"].spec == PartitionSpec()
     everywhere = state_sharding(Mesh().build(), {"wide": jax.ShapeDtypeStruct((512, 512), jnp.float32)})
     assert everywhere["wide"].spec == PartitionSpec()
+
+
+def test_processes_are_joined_as_the_environment_says(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    join()  # alone
+    assert host_share(Mesh().build()) == (0, 1)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1234")
+    monkeypatch.setenv("JAX_PROCESS_ID", "2")
+    with pytest.raises(ValueError, match="missing: JAX_NUM_PROCESSES"):
+        join()
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(ValueError, match=r"must be in 0\.\.JAX_NUM_PROCESSES - 1; got 2 of 2"):
+        join()

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from jdiff.cli.arguments import choose, parse
 from jdiff.experiment import Experiment, choices, load_recipe
+from jdiff.parallel import join
 from jdiff.train import run
 from jdiff.train.loop import train
 
@@ -27,6 +29,7 @@ class Train:
 
 
 def main(words: list[str]) -> None:
+    join()
     if not words or words[0].startswith("-"):
         print("usage: jdiff train RECIPE.py [--FIELD VALUE ...] [--out DIRECTORY]\n")
         print("`jdiff train RECIPE.py --help` lists every field with the recipe's value.")
@@ -44,9 +47,12 @@ def main(words: list[str]) -> None:
         f"defaults: {classes}.",
     )
     directory = arguments.out or run.default_directory(arguments.experiment)
-    if not arguments.json:
+    first = jax.process_index() == 0
+    if first and not arguments.json:
         print(f"run directory: {directory}", flush=True)
     state = train(arguments.experiment, directory)
+    if not first:
+        return
     if arguments.json:
         last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
         print(json.dumps({"directory": str(directory), "samples": str(directory / "samples.png"), **last}))

@@ -79,14 +79,25 @@ def open_source(data: Data, split: Split) -> Source:
 
 
 def training_batches(
-    data: Data, source: Source, *, batch_size: int, seed: int, start: int, put: Callable[[Batch], Any]
+    data: Data,
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    put: Callable[[Batch], Any],
+    host: int = 0,
+    hosts: int = 1,
 ) -> Iterator[Any]:
-    """`put` of the batches of steps `start`, start + 1, ... of the training side, `source`, ahead of use.
+    """`put` of the batches of steps `start`, start + 1, ... of the training side, `source`, ahead of use: of the slices
+    that belong to `host` of `hosts`.
 
     All batches have one shape or, with `bucket_step`, each the shape of its bucket.
     """
     if data.bucket_step is None:
-        return stream(batches(source, batch_size=batch_size, seed=seed, flip=data.flip), start, put)
+        return stream(
+            batches(source, batch_size=batch_size, seed=seed, flip=data.flip, host=host, hosts=hosts), start, put
+        )
     from jdiff.data.buckets import Buckets
     from jdiff.data.view_stream import ViewStream
 
@@ -100,4 +111,4 @@ def training_batches(
         jitter=data.jitter,
         split="train",
     )
-    return shaped.batches(start, put=put)
+    return shaped.batches(start, host=host, hosts=hosts, put=put)

@@ -24,14 +24,20 @@ _BATCHES_AHEAD = 4
 _ON_DEVICE = 2
 
 
-def batches(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.MapDataset:
-    """The infinite stream of training batches of `source`: item n is the batch of step n.
+def batches(
+    source: Source, *, batch_size: int, seed: int, flip: bool, host: int = 0, hosts: int = 1
+) -> grain.MapDataset:
+    """The infinite stream of training batches of `source`: item n is the slice of the batch of step n that belongs to
+    `host` of `hosts`.
 
     `seed` is any integer from 0 on. With `flip`, half of the examples are mirrored, drawn from the seed and the
-    example's position. Raises ValueError where `batch_size` is not positive, `seed` is negative or `source` is empty.
+    example's position. Raises ValueError where `batch_size` is not positive, `seed` is negative, `source` is empty, or
+    `hosts` does not divide the batch.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if hosts < 1 or batch_size % hosts or not 0 <= host < hosts:
+        raise ValueError(f"hosts must divide batch_size {batch_size}, and host be below it; got {host} of {hosts}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0; got {seed}")
     if not len(source):
@@ -41,7 +47,8 @@ def batches(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.
     order_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2)
 
     def assemble(step: int) -> Batch:
-        index = step * batch_size + np.arange(batch_size, dtype=np.int64)
+        size = batch_size // hosts
+        index = step * batch_size + host * size + np.arange(size, dtype=np.int64)
         rows = rows_at(index, len(source), order_seed) if sums is None else drawn(index, sums, order_seed)
         batch = _collate(source, rows, index)
         if flip:

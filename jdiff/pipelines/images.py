@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jdiff import guidance, rng
 from jdiff.models import Network
@@ -110,6 +111,12 @@ class Pipeline:
                 self.grid,
             )
             if trajectory:
-                images = np.concatenate([np.asarray(images[1]), np.asarray(images[0])[None]])
-            parts.append(np.asarray(images)[..., : self.chunk - missing, :, :, :])
+                images = np.concatenate([_here(images[1]), _here(images[0])[None]])
+            parts.append(_here(images)[..., : self.chunk - missing, :, :, :])
         return np.concatenate(parts, axis=1 if trajectory else 0)
+
+
+def _here(images: Array | np.ndarray) -> np.ndarray:
+    """All of them in this process, also where other processes hold a part."""
+    whole = isinstance(images, np.ndarray) or images.is_fully_addressable or images.is_fully_replicated
+    return np.asarray(images if whole else multihost_utils.process_allgather(images, tiled=True))

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import pictures
-from jdiff.data import Source, open_source, ordered, training_batches
+from jdiff.data import Source, open_source, ordered
 from jdiff.experiment import Experiment, fingerprint
+from jdiff.parallel import wait_for_all
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
@@ -68,7 +69,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     with goodput.of("init"):
         source = open_source(experiment.data, "train")
         trainer = assemble(experiment, len(source.class_names))
-        run.claim(directory, experiment, source)
+        _claim(directory, experiment, source)
     with Checkpoints(directory / "checkpoints", clean=True) as checkpoints, Preemption() as preemption:
         draw = trainer.pipeline(_PREVIEW)
         loop = _Loop(trainer, source, directory, checkpoints, draw, goodput, preemption)
@@ -86,9 +87,25 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     return state
 
 
+def _claim(directory: Path, experiment: Experiment, source: Source) -> None:
+    """The first process makes the run directory, the others find it made."""
+    if jax.process_index() == 0:
+        run.claim(directory, experiment, source)
+    wait_for_all("the run directory is made")
+    if jax.process_index():
+        run.claim(directory, experiment, source)
+
+
 def _say(text: str) -> None:
-    """To whoever watches the run."""
-    print(text, file=sys.stderr, flush=True)
+    """To whoever watches the run, by the first process."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _show(path: Path, sheet: np.ndarray, size: int) -> None:
+    """Writes a picture of images of `size` pixels, by the first process."""
+    if jax.process_index() == 0:
+        pictures.save(sheet, path, enlarge=pictures.enlargement(size))
 
 
 def _borne(loop: _Loop) -> TrainState:
@@ -125,17 +142,13 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
     experiment, faults = trainer.experiment, trainer.experiment.faults
     done = goodput.start = int(state.step)
     step = trainer.step()
-    data = training_batches(
-        experiment.data,
-        loop.source,
-        batch_size=experiment.batch_size,
-        seed=experiment.seed,
-        start=done,
-        put=trainer.placed,
-    )
+    data = trainer.batches(loop.source, done)
     before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
     first: dict[str, float] = {}  # those of the first update that was skipped
-    with Progress(experiment.steps, done, experiment.batch_size) as progress, jax.set_mesh(trainer.mesh):
+    with (
+        Progress(experiment.steps, done, experiment.batch_size, quiet=jax.process_index() > 0) as progress,
+        jax.set_mesh(trainer.mesh),
+    ):
         for number in range(done + 1, experiment.steps + 1):
             with goodput.of("data"):
                 batch = next(data)
@@ -172,9 +185,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             if number % experiment.sample_every == 0 and not last:
                 with progress.paused(), goodput.of("pictures"):
                     images = loop.draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
-                    sheet = pictures.tile(images, 8)
-                    enlarge = pictures.enlargement(experiment.data.size)
-                    pictures.save(sheet, directory / "samples" / f"step_{number:07d}.png", enlarge=enlarge)
+                    path = directory / "samples" / f"step_{number:07d}.png"
+                    _show(path, pictures.tile(images, 8), experiment.data.size)
     return state
 
 
@@ -184,13 +196,13 @@ def every_class(trainer: Trainer, n: int) -> np.ndarray:
 
 
 def _final_pictures(trainer: Trainer, source: Source, state: TrainState, directory: Path, draw: Pipeline) -> None:
-    enlarge = pictures.enlargement(trainer.experiment.data.size)
+    size = trainer.experiment.data.size
     labels = every_class(trainer, _FINAL)
     samples = draw(state.ema, seed=0, index=range(_FINAL), label=labels)
-    pictures.save(pictures.tile(samples, 8), directory / "samples.png", enlarge=enlarge)
+    _show(directory / "samples.png", pictures.tile(samples, 8), size)
     path = draw(state.ema, seed=0, index=range(8), label=labels[:8], trajectory=True)
     process = trainer.experiment.process
     level = np.asarray(jnp.hypot(process.alpha(draw.grid), process.sigma(draw.grid)))
-    pictures.save(pictures.trajectory_sheet(path, level), directory / "trajectory.png", enlarge=enlarge)
+    _show(directory / "trajectory.png", pictures.trajectory_sheet(path, level), size)
     real = np.concatenate([batch["image"] for batch in ordered(source, 256)])
-    pictures.save(pictures.nearest_sheet(samples[:8], real), directory / "nearest.png", enlarge=enlarge)
+    _show(directory / "nearest.png", pictures.nearest_sheet(samples[:8], real), size)

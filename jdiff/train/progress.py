@@ -13,10 +13,10 @@ _SMOOTH = 0.9  # weight of the past in the shown loss
 
 
 class Progress:
-    """Progress from step `done` to `total`; a context."""
+    """Progress from step `done` to `total`; a context. With `quiet` it says nothing."""
 
-    def __init__(self, total: int, done: int, batch_size: int):
-        console = Console(stderr=True)
+    def __init__(self, total: int, done: int, batch_size: int, *, quiet: bool = False):
+        console = Console(stderr=True, quiet=quiet)
         self._total, self._batch_size, self._live = total, batch_size, console.is_terminal
         self._console = console
         self._bar = Bar(

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdiff.data import open_source, training_batches
+from jdiff.data import open_source
 from jdiff.experiment import Experiment, fingerprint
+from jdiff.parallel import wait_for_all
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.faults import Skipped
 from jdiff.train.restore import Run
@@ -32,16 +33,18 @@ def leave(directory: Path, experiment: Experiment, state: TrainState, metrics: d
     total = state.skipped.total - in_a_row
     before = state._replace(step=state.step - in_a_row, skipped=Skipped(total, total * 0, state.skipped.norm))
     bundle = directory / "replay" / f"step_{step}"
-    if bundle.exists():
-        shutil.rmtree(bundle)
-    bundle.mkdir(parents=True)
-    for name in ("config.json", "manifest.json"):
-        shutil.copy(directory / name, bundle / name)
+    if jax.process_index() == 0:
+        shutil.rmtree(bundle, ignore_errors=True)
+        bundle.mkdir(parents=True)
+        for name in ("config.json", "manifest.json"):
+            shutil.copy(directory / name, bundle / name)
+    wait_for_all("the bundle is begun")
     index = (step - 1) * experiment.batch_size + np.arange(experiment.batch_size)
     fault = {"step": step, "index": index.tolist()} | {name: metrics[name] for name in _FIGURES}
     with Checkpoints(bundle / "checkpoints") as checkpoints:
         checkpoints.save(step - 1, before, fingerprint(experiment))
-    write_atomically(bundle / "fault.json", json.dumps(fault, indent=2) + "\n")
+    if jax.process_index() == 0:
+        write_atomically(bundle / "fault.json", json.dumps(fault, indent=2) + "\n")
     return bundle
 
 
@@ -58,14 +61,7 @@ def replay(run: Run) -> dict[str, Any]:
     source = open_source(experiment.data, "train")
     if source.fingerprint != run.manifest["data"]["fingerprint"]:
         raise ValueError(f"the data of {run.directory} has changed since its run was started")
-    stream = training_batches(
-        experiment.data,
-        source,
-        batch_size=experiment.batch_size,
-        seed=experiment.seed,
-        start=fault["step"] - 1,
-        put=run.trainer.placed,
-    )
+    stream = run.trainer.batches(source, fault["step"] - 1)
     with jax.set_mesh(run.trainer.mesh):
         _, metrics = run.trainer.step()(run.state(), next(stream))
     again = {name: float(metrics[name]) for name in _FIGURES}

@@ -102,8 +102,9 @@ def claim(directory: Path, experiment: Experiment, source: Source) -> bool:
 
 
 def cut(path: Path, step: int) -> None:
-    """Drops the lines of a JSON-lines file after `step`, and a line that a kill left half-written."""
-    if not path.exists():
+    """Drops the lines of a JSON-lines file after `step`, and a line that a kill left half-written. The first process
+    alone writes."""
+    if jax.process_index() or not path.exists():
         return
     text = path.read_text()
     kept = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= step]
@@ -112,6 +113,8 @@ def cut(path: Path, step: int) -> None:
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """One more line, handed to the operating system before this returns."""
+    """One more line, handed to the operating system before this returns. The first process alone writes."""
+    if jax.process_index():
+        return
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")

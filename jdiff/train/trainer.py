@@ -1,15 +1,16 @@
 """The pieces of a run, before, in and after training."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from jdiff.data import Batch
+from jdiff.data import Batch, Source, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import Network, build
-from jdiff.parallel import check_batch, put_batch, replicated, state_sharding
+from jdiff.parallel import check_batch, host_share, put_batch, replicated, state_sharding
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
 from jdiff.train.step import make_step
@@ -44,10 +45,24 @@ class Trainer:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
 
-    def placed(self, batch: Batch) -> Any:
-        """What the step takes of a batch, on the devices."""
-        taken = {name: batch[name] for name in ("image", "index", "label") if name in batch}
-        return put_batch(self.mesh, taken | {"index": batch["index"].astype(np.uint32)})
+    def batches(self, source: Source, start: int) -> Iterator[Any]:
+        """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
+
+        def placed(batch: Batch) -> Any:
+            taken = {name: batch[name] for name in ("image", "index", "label") if name in batch}
+            return put_batch(self.mesh, taken | {"index": batch["index"].astype(np.uint32)})
+
+        host, hosts = host_share(self.mesh)
+        return training_batches(
+            self.experiment.data,
+            source,
+            batch_size=self.experiment.batch_size,
+            seed=self.experiment.seed,
+            start=start,
+            put=placed,
+            host=host,
+            hosts=hosts,
+        )
 
     def pipeline(self, chunk: int, **sampling: Any) -> Pipeline:
         """Sampling as the experiment says, but for what is given."""

@@ -75,6 +75,17 @@ def test_batch_is_the_same_however_it_is_reached(step):
         assert_same(expected, next(itertools.islice(stream(make(), 0), step, None)))
 
 
+@pytest.mark.parametrize("hosts", [1, 2, 3, 6])
+def test_the_slices_of_hosts_are_the_batch(hosts):
+    whole = make(batch_size=6)[5]
+    source = numbered()
+    parts = [batches(source, batch_size=6, seed=3, flip=True, host=host, hosts=hosts)[5] for host in range(hosts)]
+    assert_same({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
+    for host, count in ((0, 4), (hosts, hosts), (-1, hosts)):
+        with pytest.raises(ValueError, match="hosts must divide batch_size 6"):
+            batches(source, batch_size=6, seed=3, flip=True, host=host, hosts=count)
+
+
 def test_stream_neither_skips_nor_repeats():
     positions = [batch["index"] for batch in itertools.islice(stream(make(), 7), 60)]
     np.testing.assert_array_equal(np.concatenate(positions), np.arange(7 * BATCH, 67 * BATCH))
