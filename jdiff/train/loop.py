@@ -145,15 +145,13 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
     data = trainer.batches(loop.source, done)
     before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
     first: dict[str, float] = {}  # those of the first update that was skipped
-    with (
-        Progress(experiment.steps, done, experiment.batch_size, quiet=jax.process_index() > 0) as progress,
-        jax.set_mesh(trainer.mesh),
-    ):
+    with Progress(experiment.steps, done, experiment.batch_size, quiet=jax.process_index() > 0) as progress:
         for number in range(done + 1, experiment.steps + 1):
             with goodput.of("data"):
                 batch = next(data)
             with goodput.of("compile" if number == done + 1 else "step"):
-                state, metrics = step(state, batch)
+                with jax.set_mesh(trainer.mesh):
+                    state, metrics = step(state, batch)
                 if number == done + 1:
                     jax.block_until_ready(metrics)
                     progress.compiled(number)
@@ -183,7 +181,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             if stop:
                 break
             if number % experiment.sample_every == 0 and not last:
-                with progress.paused(), goodput.of("pictures"):
+                with progress.paused(), goodput.of("pictures"), jax.set_mesh(trainer.mesh):
                     images = loop.draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
                     path = directory / "samples" / f"step_{number:07d}.png"
                     _show(path, pictures.tile(images, 8), experiment.data.size)

@@ -157,17 +157,17 @@ def test_a_full_disk_stops_the_run_before_damage(tmp_path):
 def test_a_step_that_hangs_ends_the_process_and_says_where(tmp_path):
     program = f"""
 import time
-from jdiff.train import loop
+from jdiff.train import loop, trainer
 from tests import recipe
 import dataclasses
 from pathlib import Path
-real = loop.stream
-def hangs(dataset, start):
-    for number, batch in enumerate(real(dataset, start)):
+real = trainer.Trainer.batches
+def hangs(self, source, start):
+    for number, batch in enumerate(real(self, source, start)):
         if number == 3:
             time.sleep(1000)
         yield batch
-loop.stream = hangs
+trainer.Trainer.batches = hangs
 faults = dataclasses.replace(recipe.experiment.faults, hang_seconds=2.0)
 loop.train(dataclasses.replace(recipe.experiment, faults=faults), Path({str(tmp_path / "run")!r}))
 """
