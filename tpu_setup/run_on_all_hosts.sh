@@ -50,7 +50,7 @@ hosts=$(tpu describe "$name" '--flatten=networkEndpoints[]' '--format=value(netw
 if [ "$dry_run" = 1 ]; then
   echo "$hosts"
 elif [ "$(wc -w <<< "$hosts")" != 1 ]; then
-  echo "$name must have one host, got $(wc -w <<< "$hosts"): jdiff train does not join hosts yet, each would train alone" >&2
+  echo "$name must have one host, got $(wc -w <<< "$hosts"): several have not been tried on a TPU yet" >&2
   exit 1
 fi
 
