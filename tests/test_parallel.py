@@ -41,7 +41,7 @@ def test_large_arrays_are_split_and_small_ones_copied():
 
 
 def test_processes_are_joined_as_the_environment_says(monkeypatch):
-    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_NTASKS"):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     join()  # alone
     assert host_share(Mesh().build()) == (0, 1)

@@ -3,7 +3,10 @@
 import contextlib
 import dataclasses
 import io
+import json
 import re
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tyro
@@ -38,6 +41,27 @@ def _sentence(box: str) -> str:
     inside = [line for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     lines = [re.sub(r"[│─]", " ", line).strip() for line in inside]
     return " ".join(line for line in lines if line and not re.match(r"(For full helptext|Full helptext)", line))
+
+
+Verbs = Mapping[str, tuple[type, Callable[[Any], None], str]]
+"""Of a command: what each takes, what it does, and what that is in words."""
+
+
+def chosen(prog: str, verbs: Verbs, words: list[str]) -> tuple[Callable[[Any], None], Any]:
+    """What the verb in `words` does, and what it takes; help is printed. Raises ValueError as `parse` does."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: {prog} VERB ...\n\n" + "\n".join(f"  {name:7} {text}" for name, (_, _, text) in verbs.items()))
+        print(f"\n`{prog} VERB --help` tells the rest.")
+        sys.exit(0 if words else 2)
+    if words[0] not in verbs:
+        raise ValueError(f"there is no verb {words[0]!r} of {prog}; there are {', '.join(verbs)}")
+    cls, act, text = verbs[words[0]]
+    return act, parse(cls, words[1:], prog=f"{prog} {words[0]}", description=f"{text[0].upper()}{text[1:]}.")
+
+
+def show(arguments: Any, figures: Any, *lines: str) -> None:
+    """Prints figures as JSON where that is asked for, else the lines."""
+    print(json.dumps(figures) if arguments.json else "\n".join(lines))
 
 
 def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:

@@ -1,16 +1,15 @@
 """`jdiff checkpoint VERB RUN`: what a run has saved, whether it is whole, and its weights as safetensors."""
 
 import dataclasses
-import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import tyro
 
-from jdiff.cli.arguments import parse
+from jdiff.cli.arguments import Verbs, chosen, show
 from jdiff.interop.tensors import save_tensors
 from jdiff.train.checkpoint import Checkpoints, DamagedError
 from jdiff.train.restore import open_run
@@ -45,24 +44,20 @@ class Exported:
 def _list(arguments: Looked) -> None:
     run = open_run(arguments.run)
     rows = []
-    for step in run.steps:
-        folder = arguments.run / "checkpoints" / str(step)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        rows.append({"step": step, "bytes": size, **_about(run.directory, step)})
+    with Checkpoints(run.directory / "checkpoints") as checkpoints:
+        for step in run.steps:
+            files = (run.directory / "checkpoints" / str(step)).rglob("*")
+            row = {"step": step, "bytes": sum(path.stat().st_size for path in files if path.is_file())}
+            try:
+                rows.append(row | checkpoints.about(step))
+            except DamagedError as error:
+                rows.append(row | {"damage": str(error)})
     lines = [
         f"step {row['step']:>8}  {row['bytes'] / 1e6:8.1f} MB  "
         + (row["damage"] if "damage" in row else f"schema {row['schema']}  digest {row['digest']:08x}")
         for row in rows
     ]
-    _show(arguments, rows, lines or [f"{arguments.run} has no checkpoint yet"])
-
-
-def _about(directory: Path, step: int) -> dict[str, Any]:
-    with Checkpoints(directory / "checkpoints") as checkpoints:
-        try:
-            return checkpoints.about(step)
-        except DamagedError as error:
-            return {"damage": str(error)}
+    show(arguments, rows, *(lines or [f"{arguments.run} has no checkpoint yet"]))
 
 
 def _verify(arguments: Looked) -> None:
@@ -76,7 +71,7 @@ def _verify(arguments: Looked) -> None:
             except ValueError as error:
                 rows.append({"step": step, "whole": False, "damage": str(error)})
     lines = [f"step {row['step']:>8}  {row.get('damage', 'whole')}" for row in rows]
-    _show(arguments, rows, lines or [f"{arguments.run} has no checkpoint yet"])
+    show(arguments, rows, *(lines or [f"{arguments.run} has no checkpoint yet"]))
     if not all(row["whole"] for row in rows):
         sys.exit(1)
 
@@ -94,14 +89,10 @@ def _export(arguments: Exported) -> None:
     shutil.copy(run.directory / "config.json", arguments.out / "config.json")
     figures = {"out": str(arguments.out), "step": step, "tensors": len(tensors)}
     what = "parameters" if arguments.raw else "averaged parameters"
-    _show(arguments, figures, [f"{arguments.out}: {len(tensors)} tensors, {what} of step {step}"])
+    show(arguments, figures, f"{arguments.out}: {len(tensors)} tensors, {what} of step {step}")
 
 
-def _show(arguments: Any, figures: Any, lines: list[str]) -> None:
-    print(json.dumps(figures) if arguments.json else "\n".join(lines))
-
-
-VERBS: dict[str, tuple[Any, Any, str]] = {
+VERBS: Verbs = {
     "list": (Looked, _list, "the checkpoints of a run"),
     "verify": (
         Looked,
@@ -113,11 +104,5 @@ VERBS: dict[str, tuple[Any, Any, str]] = {
 
 
 def main(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: jdiff checkpoint VERB RUN\n\n" + "\n".join(f"  {name:7} {row[2]}" for name, row in VERBS.items()))
-        print("\n`jdiff checkpoint VERB --help` tells the rest.")
-        sys.exit(0 if words else 2)
-    if words[0] not in VERBS:
-        raise ValueError(f"there is no verb {words[0]!r} of jdiff checkpoint; there are {', '.join(VERBS)}")
-    cls, act, text = VERBS[words[0]]
-    act(parse(cls, words[1:], prog=f"jdiff checkpoint {words[0]}", description=f"{text[0].upper()}{text[1:]}."))
+    act, arguments = chosen("jdiff checkpoint", VERBS, words)
+    act(arguments)

@@ -1,14 +1,13 @@
 """`jdiff data VERB ...`: images and captions as shards, an index of them, and views to train on."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from jdiff.cli.arguments import parse
+from jdiff.cli.arguments import Verbs, chosen, show
 from jdiff.cli.data_encode import Encode, encode
 
 _NEEDS = "jdiff data needs the extra `data`, which has pyarrow and duckdb: pip install 'jdiff[data]'"
@@ -127,7 +126,7 @@ def _pack(arguments: Pack) -> None:
 
     shards = pack(arguments.folder, arguments.out, per_shard=arguments.per_shard, progress=_counted("packed"))
     figures = {"out": str(arguments.out), "shards": len(shards), "bytes": sum(path.stat().st_size for path in shards)}
-    _show(arguments, figures, f"{len(shards)} shards in {arguments.out}, {figures['bytes']:,} bytes")
+    show(arguments, figures, f"{len(shards)} shards in {arguments.out}, {figures['bytes']:,} bytes")
 
 
 def _index(arguments: Index) -> None:
@@ -148,7 +147,7 @@ def _index(arguments: Index) -> None:
             reasons[reason] = reasons.get(reason, 0) + count
     seen, used = sum(part.seen for part in parts), sum(part.used for part in parts)
     figures = {"out": str(arguments.out), "shards": len(parts), "seen": seen, "used": used, "rejected": reasons}
-    _show(
+    show(
         arguments,
         figures,
         f"{arguments.out}: {len(parts)} shards, {seen} examples seen = {used} used + {seen - used} rejected",
@@ -172,7 +171,7 @@ def _filter(arguments: Filter) -> None:
     counts = {name: count for name, count in made.items() if name.startswith("rejected: ") or name in told}
     figures = {"out": str(arguments.out), "rows": made["rows"], "fingerprint": made["fingerprint"]} | counts
     lines = [f"{name}: {count}" for name, count in counts.items()]
-    _show(arguments, figures, f"{arguments.out}: {made['rows']} rows, fingerprint {made['fingerprint'][:8]}", *lines)
+    show(arguments, figures, f"{arguments.out}: {made['rows']} rows, fingerprint {made['fingerprint'][:8]}", *lines)
 
 
 def _dedup(arguments: Dedup) -> None:
@@ -180,7 +179,7 @@ def _dedup(arguments: Dedup) -> None:
     from jdiff.data.view import DEDUP
 
     made = deduplicate(arguments.index, by=arguments.by, distance=arguments.distance)
-    _show(
+    show(
         arguments,
         made,
         f"{made['rows']} rows = {made['kept']} kept + {made['exact']} exact + {made['near']} near duplicates; "
@@ -193,7 +192,7 @@ def _score(arguments: Score) -> None:
     from jdiff.data.scores import score
 
     counts = score(arguments.index, _scorer(arguments), progress=_counted("scored shards"))
-    _show(
+    show(
         arguments,
         counts,
         f"{counts['examples']} examples of {counts['shards']} shards scored by {arguments.scorer}, "
@@ -240,7 +239,7 @@ def _report(arguments: Report) -> None:
     copies = figures["duplicates"]
     lines.append(f"duplicates  {'exact {exact}, near {near}'.format(**copies) if copies else 'not looked for'}")
     lines.append(f"view        {told_of_view(figures['view'])}")
-    _show(arguments, figures, *lines, f"picture: {arguments.out}")
+    show(arguments, figures, *lines, f"picture: {arguments.out}")
 
 
 def _encode(arguments: Encode) -> None:
@@ -250,7 +249,7 @@ def _encode(arguments: Encode) -> None:
         for kind in ("images", "texts")
         if kind in figures
     ]
-    _show(arguments, figures, f"{arguments.out}: float16", *lines)
+    show(arguments, figures, f"{arguments.out}: float16", *lines)
 
 
 def _shards(name: str) -> list[str]:
@@ -276,11 +275,7 @@ def _counted(what: str) -> Any:
     return tell
 
 
-def _show(arguments: Any, figures: dict[str, Any], *lines: str) -> None:
-    print(json.dumps(figures) if arguments.json else "\n".join(lines))
-
-
-VERBS = {
+VERBS: Verbs = {
     "pack": (Pack, _pack, "make shards of a folder of images"),
     "index": (Index, _index, "read shards once and write a table of their examples"),
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
@@ -292,14 +287,7 @@ VERBS = {
 
 
 def main(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: jdiff data VERB ...\n\n" + "\n".join(f"  {name:7} {row[2]}" for name, row in VERBS.items()))
-        print("\n`jdiff data VERB --help` tells the rest.")
-        sys.exit(0 if words else 2)
-    if words[0] not in VERBS:
-        raise ValueError(f"there is no verb {words[0]!r} of jdiff data; there are {', '.join(VERBS)}")
-    cls, act, text = VERBS[words[0]]
-    arguments = parse(cls, words[1:], prog=f"jdiff data {words[0]}", description=f"{text[0].upper()}{text[1:]}.")
+    act, arguments = chosen("jdiff data", VERBS, words)
     try:
         act(arguments)
     except ModuleNotFoundError as error:

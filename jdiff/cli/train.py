@@ -60,7 +60,7 @@ def main(words: list[str]) -> None:
     if int(state.step) < arguments.experiment.steps:
         given = [] if arguments.out else ["--out", str(directory)]
         command = shlex.join(["jdiff", "train", *words, *given])
-        print(f"stopped after step {int(state.step)} of {arguments.experiment.steps}, saved; to go on: {command}")
+        print(f"stopped after step {int(state.step)} of {arguments.experiment.steps}; to go on: {command}")
         return
     print(f"step {int(state.step)}; pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it")
     if credit := arguments.experiment.data.credit:

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from jdiff.data.array_records import opened
 from jdiff.data.decode import decode
 from jdiff.data.headers import RejectError
 from jdiff.data.index import Part, part_name, parts_of
-from jdiff.data.reader import Reader, stamp
+from jdiff.data.reader import stamp
 
 SCORES = "scores"
 BATCH = 32
@@ -172,7 +173,7 @@ def _batches(rows: pa.Table, part: Part, at_least: int) -> Iterator[tuple[list[I
     try:
         if stamp(part.shard) != part.stamp:
             raise ValueError(f"shard {part.shard} has changed since it was indexed: index it again")
-        with Reader(part.shard) as reader:
+        with opened(part.shard) as reader:
             images, some = [], []
             for row in rows.to_pylist():
                 try:

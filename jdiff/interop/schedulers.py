@@ -12,6 +12,7 @@ as whole timesteps; a fractional one has the sigma between its neighbours', ours
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ class Kind(NamedTuple):
     solver: Callable[[Fields], Solver]
     extra: int = 0  # 1 where the spacings are those of one more evaluation, whose last is left out
     whole: bool = True  # whether the timesteps of "linspace" are rounded
-    fixed: dict[str, Any] = {}  # noqa: RUF012  fields that are supported at one value
+    fixed: Mapping[str, Any] = MappingProxyType({})  # fields that are supported at one value
 
 
 COMMON = {

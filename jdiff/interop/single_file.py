@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class Family(NamedTuple):
     scheduler: dict[str, Any]
     """Its published one."""
     parts: dict[str, Part]
-    settings: dict[str, Any] = {}  # noqa: RUF012
+    settings: Mapping[str, Any] = MappingProxyType({})
     """What the published pipeline says besides its parts."""
 
 

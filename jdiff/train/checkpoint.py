@@ -67,7 +67,7 @@ class Checkpoints:
 
     def about(self, step: int) -> dict[str, Any]:
         """Schema, experiment and digest of a checkpoint. Raises DamagedError if they cannot be read."""
-        return self._read(step).custom_metadata or {"schema": 1}  # pyright: ignore[reportReturnType]
+        return _about(self._read(step))
 
     def newest(self, abstract: Any, passed: Callable[[str], None]) -> tuple[int, Any] | None:
         """Step and state of the newest checkpoint that is whole, None where there is none at all; `passed` hears of
@@ -98,8 +98,8 @@ class Checkpoints:
         it does not hold what was saved.
         """
         where = f"checkpoint {self.directory / str(step)}"
-        read, about = self._read(step), self.about(step)
-        saved = read.metadata
+        read = self._read(step)
+        saved, about = read.metadata, _about(read)
         if saved is None:
             raise DamagedError(f"{where} is damaged: its arrays cannot be listed")
         if about["schema"] != _SCHEMA:
@@ -116,6 +116,10 @@ class Checkpoints:
         if digest(state) != about["digest"]:
             raise DamagedError(f"{where} is damaged: its arrays are not those that were saved")
         return state
+
+
+def _about(read: Any) -> dict[str, Any]:
+    return read.custom_metadata or {"schema": 1}
 
 
 def _first_line(error: BaseException) -> str:

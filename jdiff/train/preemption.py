@@ -1,6 +1,7 @@
 """A notice that the machine will be taken away: SIGTERM, heard between two steps, on all hosts after the same one."""
 
 import signal
+import threading
 from types import FrameType
 
 import jax
@@ -8,7 +9,8 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Whether the run has been asked to stop; a context. Outside of it SIGTERM does what it did before."""
+    """Whether the run has been asked to stop; a context. Outside of it SIGTERM does what it did before, and in it too
+    where the context is not of the main thread, which alone may say what a signal does."""
 
     def __init__(self):
         self._told = False
@@ -16,12 +18,13 @@ class Preemption:
         self._alone = jax.process_count() == 1
 
     def __enter__(self):
-        if self._alone:
+        self._listens = self._alone and threading.current_thread() is threading.main_thread()
+        if self._listens:
             self._before = signal.signal(signal.SIGTERM, self._hear)
         return self
 
     def __exit__(self, *_):
-        if self._alone:
+        if self._listens:
             signal.signal(signal.SIGTERM, self._before)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

@@ -12,6 +12,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from jdiff.data import index
 from jdiff.data.buckets import Buckets
 from jdiff.data.decode import decode
+from jdiff.data.scorers import Sharpness
+from jdiff.data.scores import score
 from jdiff.data.view import Recipe, View, make_view
 from jdiff.data.view_stream import ViewStream
 from tests.data import hostile
@@ -182,3 +184,11 @@ def test_a_view_streams_from_records_and_tars_alike(tmp_path):
         np.testing.assert_array_equal(one[name], forked[name])
     assert sorted(one["caption"]) == [f"row {n}" for n in range(10)] and not any(one["reject"])
     assert decode(pictures[9], (1, 1))[1] == (49, 40)
+
+
+def test_records_are_scored_like_members_of_a_tar(tmp_path):
+    write(tmp_path / "a.array_record", [serialized(**fields) for fields in GOOD.values()])
+    index.build([str(tmp_path / "a.array_record")], tmp_path / "index")
+    counts = score(tmp_path / "index", Sharpness())
+    assert (counts["examples"], counts["cannot_be_decoded"]) == (len(GOOD), 0)
+    assert make_view(tmp_path / "index", tmp_path / "v.arrow", Recipe(where="sharpness >= 0"))["rows"] == len(GOOD)

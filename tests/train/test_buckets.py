@@ -91,22 +91,26 @@ def test_a_run_goes_on_as_it_would_have(view, tmp_path):
     assert json.loads((one / "config.json").read_text())["data"]["bucket_step"] == 4
 
 
-def test_batches_are_put_ahead_of_use_in_a_thread_of_their_own(view):
-    dataset = batches(open_source(Data(size=8, subset="faces"), "train"), batch_size=8, seed=0, flip=True)
-    streams = [
-        lambda put: stream(dataset, 3, put),
-        ViewStream([(view, 1)], buckets=Buckets(size=16, step=4), batch_size=8, seed=0).batches,
-    ]
-    for make in streams:
-        put = []
-        data = make(put=lambda batch: put.append((threading.get_ident(), batch["index"][0])) or batch["index"][0])  # noqa: B023
-        first = next(data)
-        deadline = time.monotonic() + 10
-        while len(put) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        assert 3 <= len(put) <= 4 and {thread for thread, _ in put} != {threading.get_ident()}
-        assert [index for _, index in put[:3]] == [first, first + 8, first + 16]
+@pytest.mark.parametrize("kind", ["rows", "view"])
+def test_batches_are_put_ahead_of_use_in_a_thread_of_their_own(view, kind):
+    seen = []
+
+    def put(batch):
+        seen.append((threading.get_ident(), batch["index"][0]))
+        return batch["index"][0]
+
+    if kind == "rows":
+        dataset = batches(open_source(Data(size=8, subset="faces"), "train"), batch_size=8, seed=0, flip=True)
+        data = stream(dataset, 3, put)
+    else:
+        data = ViewStream([(view, 1)], buckets=Buckets(size=16, step=4), batch_size=8, seed=0).batches(put=put)
+    first = next(data)
+    deadline = time.monotonic() + 10
+    while len(seen) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert 3 <= len(seen) <= 4 and threading.get_ident() not in {thread for thread, _ in seen}
+    assert [index for _, index in seen[:3]] == [first, first + 8, first + 16]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdiff import cli
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.faults import Faults, judge, none_skipped
 from jdiff.train.loop import train
@@ -72,6 +73,10 @@ def test_a_run_that_goes_bad_goes_back_gives_up_and_can_be_replayed(tmp_path, ca
     found = replay(open_run(bundle))
     assert found["same"] and found["skipped"] and found["step"] == fault["step"]
     assert not np.isfinite(found["now"]["grad_norm"])
+    capfd.readouterr()
+    cli.main(["replay", str(bundle)])
+    told = capfd.readouterr().out
+    assert f"step {fault['step']}, examples {fault['index'][0]} to" in told and "the same to the bit" in told
     # No checkpoint is of a state that was going bad: the last one is from just before.
     run = open_run(tmp_path / "run")
     assert run.steps[-1] == fault["step"] - 1
@@ -138,6 +143,14 @@ def test_a_run_without_any_whole_checkpoint_stops(whole, tmp_path):
         train(SHORT, directory)
 
 
+def test_what_has_no_room_is_not_begun(tmp_path):
+    state = {"params": np.broadcast_to(np.float32(0), (10**15,))}  # larger than any disk, and of four bytes
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(OSError, match=r"no room for the checkpoint of step 7 .* there is none yet"):
+            checkpoints.save(7, state, "name")
+        assert checkpoints.steps == [] and not any((tmp_path / "checkpoints").rglob("7*"))
+
+
 def test_a_full_disk_stops_the_run_before_damage(tmp_path):
     """A small file system of its own; needs the right to mount one."""
     place = tmp_path / "small"
@@ -168,7 +181,7 @@ def hangs(self, source, start):
             time.sleep(1000)
         yield batch
 trainer.Trainer.batches = hangs
-faults = dataclasses.replace(recipe.experiment.faults, hang_seconds=2.0)
+faults = dataclasses.replace(recipe.experiment.faults, hang_seconds=5.0)
 loop.train(dataclasses.replace(recipe.experiment, faults=faults), Path({str(tmp_path / "run")!r}))
 """
     environment = os.environ | {"PYTHONPATH": str(Path(recipe.__file__).parent.parent)}
@@ -176,4 +189,4 @@ loop.train(dataclasses.replace(recipe.experiment, faults=faults), Path({str(tmp_
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 1
-    assert "Timeout (0:00:02)!" in ended.stderr and "in hangs" in ended.stderr and "in _updates" in ended.stderr
+    assert "Timeout (0:00:05)!" in ended.stderr and "in hangs" in ended.stderr and "in _updates" in ended.stderr

@@ -58,18 +58,19 @@ def metrics(directory: Path) -> dict[str, list[float]]:
     return {name: [line[name] for line in lines] for name in ("step", "loss", "grad_norm")}
 
 
-def test_two_processes_are_told_to_stop_and_one_goes_on(tmp_path):
+def test_two_processes_are_told_to_stop_and_one_goes_on(tmp_path, request):
     """Gradients are summed in another order: measured, 3e-7 of the losses, 2e-6 of the norms."""
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     ended(start(whole, 4))
     processes = together(shared, 2, 2)
+    request.addfinalizer(lambda: [process.kill() for process in processes])
     while not (shared / "metrics.jsonl").exists():
         assert processes[0].poll() is None, processes[0].communicate()[1]
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)  # one of them is told, both stop
     said = [ended(process) for process in processes]
     step = open_run(shared).steps[-1]
-    assert 2 <= step < STEPS and f"stopped after step {step} of {STEPS}, saved" in said[0]
+    assert 2 <= step < STEPS and f"stopped after step {step} of {STEPS}" in said[0]
     assert "stopped" not in said[1]  # the first process speaks for all
     ended(start(shared, 8))
     one, other = metrics(whole), metrics(shared)

@@ -1,0 +1,67 @@
+"""`jdiff checkpoint` and `jdiff replay`: what they say of a run that is whole, and of one that is not."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jdiff import cli
+from jdiff.train.restore import open_run
+
+
+def said(capsys, *words):
+    capsys.readouterr()
+    cli.main([str(word) for word in words])
+    return json.loads(capsys.readouterr().out)
+
+
+def spoil(run, step):
+    """Changes a byte here and there of the largest file of a checkpoint."""
+    files = [path for path in (run / "checkpoints" / str(step)).rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size)
+    data = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    data[len(data) // 50 :: len(data) // 20] ^= 1
+    path.write_bytes(data.tobytes())
+
+
+def test_list_and_verify(finished, capsys):
+    steps = open_run(finished).steps
+    rows = said(capsys, "checkpoint", "list", finished, "--json")
+    assert [row["step"] for row in rows] == steps and len({row["digest"] for row in rows}) == len(steps) > 1
+    for row in rows:
+        files = (finished / "checkpoints" / str(row["step"])).rglob("*")
+        assert row["bytes"] == sum(path.stat().st_size for path in files if path.is_file())
+    assert said(capsys, "checkpoint", "verify", finished, "--json") == [{"step": n, "whole": True} for n in steps]
+    spoil(finished, steps[0])
+    with pytest.raises(SystemExit) as stop:
+        said(capsys, "checkpoint", "verify", finished)
+    assert stop.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "is damaged" in lines[0] and [line.split()[-1] for line in lines[1:]] == ["whole"] * (len(steps) - 1)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_export(finished, tmp_path, capsys, raw):
+    run = open_run(finished)
+    words = ["checkpoint", "export", finished, "-o", tmp_path / "out", *(["--raw"] if raw else [])]
+    assert said(capsys, *words, "--json")["step"] == run.steps[-1]
+    tensors = load_file(tmp_path / "out" / "parameters.safetensors")
+    state = run.state()
+    params = state.params if raw else state.ema
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        np.testing.assert_array_equal(tensors.pop("/".join(key.key for key in path)), leaf)
+    assert not tensors
+    assert (tmp_path / "out" / "config.json").read_text() == (finished / "config.json").read_text()
+
+
+def test_refusals(finished, tmp_path, refused):
+    assert "has no checkpoint of step 5; it has [" in refused(
+        "checkpoint", "export", finished, "-o", tmp_path, "--step", 5
+    )
+    assert "there is no verb 'mend' of jdiff checkpoint; there are list, verify, export" in refused(
+        "checkpoint", "mend"
+    )
+    assert "is not a run directory" in refused("checkpoint", "list", tmp_path)
+    assert "is no replay bundle: it has no fault.json" in refused("replay", finished)
