@@ -279,3 +279,16 @@ def test_refusals(view, change, said):
         )
     with pytest.raises(ValueError, match="folder, tfds and view exclude each other"):
         Data(view="a", folder="b")
+
+
+def test_every_byte_has_its_place_in_the_range(tmp_path):
+    """A picture of the bucket's own shape is neither scaled nor cropped: its bytes are spread over [-1, 1]."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    pixels[0, 0] = 0, 255, 51
+    group = {"png": hostile.encoded(pixels, "PNG"), "txt": b"noise"}
+    (tmp_path / "a.tar").write_bytes(hostile.shard_of({"a": group}))
+    index.build([str(tmp_path / "a.tar")], tmp_path / "index")
+    make_view(tmp_path / "index", tmp_path / "v", Recipe())
+    image = make(tmp_path / "v", buckets=Buckets(size=16, step=16), batch_size=2, flip=False).batch(0)["image"]
+    np.testing.assert_allclose(image[0, 0, 0], [-1, 1, -0.6], atol=1e-7)
+    np.testing.assert_array_equal(np.rint((image[0].astype(float) + 1) * 127.5), pixels)

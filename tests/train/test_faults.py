@@ -84,6 +84,18 @@ def test_a_run_that_goes_bad_goes_back_gives_up_and_can_be_replayed(tmp_path, ca
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state().params))
 
 
+def test_a_bundle_is_of_the_update_that_leapt(tmp_path):
+    """The first gradient that is a hundredth above the mean: its figures are finite, and no other batch's."""
+    leaping = dataclasses.replace(SHORT, faults=Faults(spike=1.01, skips=1, rollbacks=0), steps=100)
+    with pytest.raises(ValueError, match=r"1 updates in a row were skipped") as stop:
+        train(leaping, tmp_path / "run")
+    bundle = Path(str(stop.value).rsplit(" ", 1)[1])
+    found = replay(open_run(bundle))
+    assert np.isfinite(list(found["now"].values())).all() and found["same"] and found["skipped"]
+    first = (found["step"] - 1) * SHORT.batch_size
+    assert found["index"] == list(range(first, first + SHORT.batch_size))
+
+
 def test_a_bundle_must_be_one(whole):
     with pytest.raises(ValueError, match=r"is no replay bundle: it has no fault\.json"):
         replay(open_run(whole[0]))
