@@ -6,6 +6,7 @@ their optimizer state and their averages). Each may be 1. The global batch is th
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -60,16 +61,19 @@ class Mesh:
     fsdp: int = 1
     """Devices that share one copy of the parameters."""
 
-    def build(self) -> jax.sharding.Mesh:
-        """The mesh over the devices of all processes. Raises ValueError if their number does not fit."""
-        count = jax.device_count()
+    def build(self, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+        """The mesh over `devices`: those of all processes unless given. Raises ValueError if their number does not
+        fit."""
+        devices = jax.devices() if devices is None else devices
+        count = len(devices)
         data = count // self.fsdp if self.data is None else self.data
         if data < 1 or self.fsdp < 1 or data * self.fsdp > count:
             raise ValueError(f"a mesh of data={self.data} x fsdp={self.fsdp} does not fit {count} devices")
         if self.data is None and data * self.fsdp != count:
             raise ValueError(f"fsdp={self.fsdp} does not divide {count} devices; give data as well to use fewer")
-        devices = jax.devices()[: data * self.fsdp]
-        return jax.make_mesh((data, self.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
+        return jax.make_mesh(
+            (data, self.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices[: data * self.fsdp]
+        )
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

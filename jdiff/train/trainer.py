@@ -1,7 +1,7 @@
 """The pieces of a run, before, in and after training."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -77,9 +77,10 @@ class Trainer:
         )
 
 
-def assemble(experiment: Experiment, num_classes: int) -> Trainer:
-    """The pieces of a run. Raises ValueError for a network, a mesh or a batch size that does not fit."""
-    mesh = experiment.mesh.build()
+def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | None = None) -> Trainer:
+    """The pieces of a run on `devices`, which may be described and not there; on all that are, unless given. Raises
+    ValueError for a network, a mesh or a batch size that does not fit."""
+    mesh = experiment.mesh.build(devices)
     check_batch(mesh, experiment.batch_size)
     step, divisor = experiment.data.bucket_step, experiment.network.divisor
     if step is not None and step % divisor:
