@@ -13,7 +13,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from jdiff.data import Data
+from jdiff.data import Data, Latents
 from jdiff.losses import (
     EDMLoss,
     GridTime,
@@ -31,7 +31,7 @@ from jdiff.losses import (
     VLoss,
     X0Loss,
 )
-from jdiff.models import DhariwalUNet, DiT, JiT, SongUNet, UNet
+from jdiff.models import DhariwalUNet, DiT, JiT, MMDiT, SongUNet, UNet, UNet2DCondition
 from jdiff.parallel import Mesh
 from jdiff.pipelines import Sampling
 from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Score, V, Velocity
@@ -46,8 +46,8 @@ class Experiment:
 
     name: str
     """Start of the run directory's name."""
-    data: Data
-    network: UNet | DiT | JiT | SongUNet | DhariwalUNet
+    data: Data | Latents
+    network: UNet | DiT | JiT | SongUNet | DhariwalUNet | MMDiT | UNet2DCondition
     process: VP | VE | EDM | RectifiedFlow | SubVP | Cosine
     parameterization: Eps | X0 | V | Score | Velocity | EDMPreconditioning | LearnedVariance
     loss: (
@@ -74,7 +74,7 @@ class Experiment:
     steps: int = 1000
     """Updates of the parameters."""
     label_dropout: float = 0.1
-    """Share of examples trained without their class, for classifier-free guidance."""
+    """Share of examples trained without their class or their caption, for classifier-free guidance."""
     dropout: float = 0.0
     """Share of the numbers of each residual branch that an update of training leaves out."""
     stochastic_depth: float = 0.0
@@ -99,6 +99,14 @@ class Experiment:
         for field in ("label_dropout", "dropout", "stochastic_depth", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)}")
+        takes_captions = isinstance(self.network, MMDiT | UNet2DCondition)
+        if takes_captions and (self.dropout or self.stochastic_depth):
+            raise ValueError(f"dropout and stochastic_depth: a {type(self.network).__name__} is trained without")
+        if takes_captions != (isinstance(self.data, Latents) and self.data.tokens > 0):
+            raise ValueError(
+                f"network: a {type(self.network).__name__} {'takes' if takes_captions else 'takes no'} captions, and "
+                f"data has {self.data.tokens if isinstance(self.data, Latents) else 0} tokens of them (data.tokens)"
+            )
         self.parameterization.check(self.process)
         self.loss.check(self.parameterization, self.times)
 

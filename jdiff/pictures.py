@@ -1,5 +1,6 @@
 """Pictures to look at: grids of images, noise becoming image, and samples beside their nearest training images."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,13 @@ def enlargement(size: int) -> int:
     return max(1, 96 // size)
 
 
-def trajectory_sheet(path: np.ndarray, level: np.ndarray, columns: int = 10) -> np.ndarray:
+Decode = Callable[[np.ndarray], np.ndarray]
+"""What makes images [n, H, W, 3] of samples [n, h, w, c]."""
+
+
+def trajectory_sheet(
+    path: np.ndarray, level: np.ndarray, decode: Decode = lambda samples: samples, columns: int = 10
+) -> np.ndarray:
     """Noise becoming image: one row a sample, time to the right.
 
     `path` [times + 1, n, H, W, C] ends with the samples; `level` [times] is the standard deviation that x is divided by
@@ -47,7 +54,7 @@ def trajectory_sheet(path: np.ndarray, level: np.ndarray, columns: int = 10) -> 
     # Grids are sparse where there is only noise to see and dense at the end: more of the end is shown.
     picked = np.unique(((1 - np.linspace(1, 0, columns) ** 2) * (len(path) - 1)).round().astype(int))
     rows = shown[picked].swapaxes(0, 1)  # [n, columns, H, W, C]
-    return tile(rows.reshape(-1, *rows.shape[2:]), len(picked))
+    return tile(decode(rows.reshape(-1, *rows.shape[2:])), len(picked))
 
 
 def nearest(samples: np.ndarray, images: np.ndarray, count: int) -> np.ndarray:
@@ -61,8 +68,10 @@ def nearest(samples: np.ndarray, images: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(np.minimum(distance(samples), distance(samples[:, :, ::-1])), axis=1)[:, :count]
 
 
-def nearest_sheet(samples: np.ndarray, images: np.ndarray, count: int = 4) -> np.ndarray:
+def nearest_sheet(
+    samples: np.ndarray, images: np.ndarray, decode: Decode = lambda samples: samples, count: int = 4
+) -> np.ndarray:
     """One row a sample: the sample, then its nearest training images."""
     found = images[nearest(samples, images, count)]
     rows = np.concatenate([samples[:, None], found], axis=1)
-    return tile(rows.reshape(-1, *samples.shape[1:]), count + 1)
+    return tile(decode(rows.reshape(-1, *samples.shape[1:])), count + 1)

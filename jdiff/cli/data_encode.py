@@ -37,13 +37,13 @@ def encode(arguments: Encode, progress: Callable[[str], Any]) -> dict[str, Any]:
     from jdiff.data.buckets import Buckets
     from jdiff.data.encode import claim, encode_captions, encode_images
     from jdiff.data.view import View
-    from jdiff.pipelines import image_encoder, prompt_encoder
+    from jdiff.pipelines import image_coder, prompt_encoder
 
     for name in ("batch_size", "per_shard"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(arguments, name)}")
     view, step = View(arguments.view), arguments.bucket_step or arguments.size
-    buckets, images = Buckets(size=arguments.size, step=step), image_encoder(arguments.autoencoder)
+    buckets, images = Buckets(size=arguments.size, step=step), image_coder(arguments.autoencoder)
     if step % images.divisor:
         raise ValueError(f"size and bucket_step must be multiples of {images.divisor}, the autoencoder's; got {step}")
     prompts = prompt_encoder(arguments.text) if arguments.text else None

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from jdiff.cli.arguments import parse
-from jdiff.data import Source, open_source, ordered
+from jdiff.data import Latents, Source, open_source, ordered
 from jdiff.evaluate import NAME, draw_losses, loss_by_level, measure
 from jdiff.samplers import GRIDS
 from jdiff.train.restore import open_run
@@ -46,6 +46,8 @@ def main(words: list[str]) -> None:
         raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
     run = open_run(arguments.run)
     trainer, experiment = run.trainer, run.trainer.experiment
+    if isinstance(experiment.data, Latents):
+        raise ValueError(f"{arguments.run} was trained on latents, and this measures images; `jdiff sample` draws them")
     params = run.state().ema
     source = open_source(experiment.data, "train")
     check_data(arguments.run, source)

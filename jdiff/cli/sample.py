@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,8 @@ from jdiff.data import find_class
 from jdiff.pipelines import Sampling
 from jdiff.train.loop import every_class
 from jdiff.train.restore import open_run
+from jdiff.train.shown import Conditions, decoder, prompted
+from jdiff.train.trainer import Trainer
 
 HELP = (["--from", "--help"], ["--from", "-h"])
 
@@ -34,6 +37,8 @@ class Sample:
     """Of the noise."""
     name: Annotated[str | None, tyro.conf.arg(name="class")] = None
     """A class by its name or a unique part of it; "none" for the unconditional model; by default each class in turn."""
+    prompt: str | None = None
+    """What to draw, for a run with captions; an empty caption by default."""
     solver: str | None = None
     """A solver by its name (`jdiff lab --help` lists them); the run's own by default."""
     grid: str | None = None
@@ -61,21 +66,24 @@ def main(words: list[str]) -> None:
     run = open_run(arguments.run)
     trainer = run.trainer
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Sampling)}
-    pipeline = trainer.pipeline(arguments.chunk, **{name: value for name, value in given.items() if value is not None})
+    null, cond = _captions(trainer, arguments)
+    pipeline = trainer.pipeline(arguments.chunk, null, **{k: value for k, value in given.items() if value is not None})
+    decode = decoder(trainer)
     label = every_class(trainer, arguments.n)
     if arguments.name is not None:
         chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
         label = np.full(arguments.n, chosen)
     params = run.state().ema
     start = time.monotonic()
-    images = pipeline(params, seed=arguments.seed, index=range(arguments.n), label=label)
+    images = pipeline(params, seed=arguments.seed, index=range(arguments.n), label=label, cond=cond)
+    images = decode(images)
     seconds = time.monotonic() - start
     out = arguments.out or _directory(arguments, pipeline.sampling)
     for number, image in enumerate(images):
         pictures.save(pictures.to_uint8(image), out / f"{number:05d}.png")
     columns = max(1, round(arguments.n**0.5))
     grid = out / "grid.png"
-    pictures.save(pictures.tile(images, columns), grid, enlarge=pictures.enlargement(trainer.experiment.data.size))
+    pictures.save(pictures.tile(images, columns), grid, enlarge=pictures.enlargement(images.shape[1]))
     figures = {"picture": str(grid), "n": arguments.n, "step": run.steps[-1], "seconds": seconds}
     figures |= dataclasses.asdict(pipeline.sampling)
     if arguments.json:
@@ -86,7 +94,18 @@ def main(words: list[str]) -> None:
             print(credit)
 
 
+def _captions(trainer: Trainer, arguments: Sample) -> tuple[Conditions, Conditions | None]:
+    """The conditions of an empty caption, none where the run takes no captions, and those of what is asked for."""
+    if not trainer.conditions and arguments.prompt is None:
+        return {}, None
+    told = prompted(trainer, ["", arguments.prompt or ""])
+    return {name: value[0] for name, value in told.items()}, {
+        name: np.repeat(value[1:], arguments.n, 0) for name, value in told.items()
+    }
+
+
 def _directory(arguments: Sample, sampling: Sampling) -> Path:
     name = f"seed{arguments.seed}_{sampling.solver}{sampling.steps}_guidance{sampling.guidance:g}"
-    words = "" if arguments.name is None else "_" + "-".join(arguments.name.replace(",", " ").split())
+    asked = arguments.name if arguments.prompt is None else arguments.prompt
+    words = "" if asked is None else "_" + "-".join(re.findall(r"[\w+-]+", asked))[:80]
     return arguments.run / "draws" / (name + words)

@@ -1,6 +1,6 @@
 """Images to train on: sources of rows, and the pipeline that makes batches of them."""
 
-from jdiff.data.config import Data, open_source, training_batches
+from jdiff.data.config import Data, Latents, open_source, training_batches
 from jdiff.data.folder import FolderSource
 from jdiff.data.openmoji import CREDIT, OpenMojiSource
 from jdiff.data.pipeline import Batch, batches, ordered, stream
@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "Data",
     "FolderSource",
+    "Latents",
     "OpenMojiSource",
     "Row",
     "Source",

@@ -43,9 +43,14 @@ class Buckets:
 
     def assign(self, width: np.ndarray, height: np.ndarray) -> np.ndarray:
         """The number of each picture's bucket in `shapes`."""
-        ratios = np.log([shape[0] / shape[1] for shape in self.shapes])
-        middles = (ratios[1:] + ratios[:-1]) / 2
-        return np.searchsorted(middles, np.log(width / height))
+        return nearest_shape(self.shapes, width, height)
+
+
+def nearest_shape(shapes: Sequence[tuple[int, int]], width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Which of `shapes`, (width, height) each from the tallest to the widest, is nearest to each picture's."""
+    ratios = np.log([shape[0] / shape[1] for shape in shapes])
+    middles = (ratios[1:] + ratios[:-1]) / 2
+    return np.searchsorted(middles, np.log(width / height))
 
 
 class Crop(NamedTuple):

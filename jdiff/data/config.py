@@ -37,6 +37,11 @@ class Data:
     """Strength, below 1, of random changes of brightness, contrast and saturation; needs bucket_step."""
 
     @property
+    def channels(self) -> int:
+        """Of an image."""
+        return 3
+
+    @property
     def credit(self) -> str | None:
         """What to print beside pictures of this data, where its licence asks for it."""
         return CREDIT if self.folder is self.tfds is self.view is None else None
@@ -60,10 +65,43 @@ class Data:
             raise ValueError(f"jitter needs bucket_step, {self.size} for squares; got jitter={self.jitter} without")
 
 
-def open_source(data: Data, split: Split) -> Source:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latents:
+    """Latents to train on, and encodings of captions: what `jdiff data encode` made of a view."""
+
+    folder: str
+    """What was encoded, to the end."""
+    pipeline: str
+    """Folder, or name on the hub, of the autoencoder that made the latents, or of the pipeline that has it and the text
+    encoders: for pictures and prompts."""
+    size: int = 64
+    """Side of the square latents; the pictures are as many times as large as the autoencoder says."""
+    channels: int = 4
+    """Of the latents."""
+    tokens: int = 0
+    """Of a caption's encoding; 0 for a network that takes no captions."""
+
+    @property
+    def credit(self) -> str | None:
+        """What to print beside pictures of this data."""
+        return None
+
+    def __post_init__(self):
+        for field, least in (("size", 1), ("channels", 1), ("tokens", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} must be at least {least}; got {getattr(self, field)}")
+
+
+def open_source(data: Data | Latents, split: Split) -> Source:
     """The side `split` of `data`, checked. Raises ValueError where there is nothing to read, saying what and where."""
     if split not in ("train", "held_out"):
         raise ValueError(f'split must be "train" or "held_out"; got {split!r}')
+    if isinstance(data, Latents):
+        try:
+            from jdiff.data.latents import LatentSource
+        except ModuleNotFoundError as error:
+            raise ValueError(f"latents {data.folder} need the extra `data`: pip install 'jdiff[data]'") from error
+        return LatentSource(data.folder, split=split, size=data.size, channels=data.channels, tokens=data.tokens)
     if data.folder is not None:
         return FolderSource(data.folder, split=split, size=data.size)
     if data.tfds is not None:
@@ -79,11 +117,12 @@ def open_source(data: Data, split: Split) -> Source:
 
 
 def training_batches(
-    data: Data,
+    data: Data | Latents,
     source: Source,
     *,
     batch_size: int,
     seed: int,
+    caption_dropout: float = 0.0,
     start: int,
     put: Callable[[Batch], Any],
     host: int = 0,
@@ -92,8 +131,15 @@ def training_batches(
     """`put` of the batches of steps `start`, start + 1, ... of the training side, `source`, ahead of use: of the slices
     that belong to `host` of `hosts`.
 
-    All batches have one shape or, with `bucket_step`, each the shape of its bucket.
+    All batches have one shape or, with `bucket_step` or latents that were encoded so, each the shape of its bucket. A
+    share `caption_dropout` of encoded captions is replaced by that of "".
     """
+    if isinstance(data, Latents):
+        from jdiff.data.latents import LatentSource, LatentStream
+
+        assert isinstance(source, LatentSource)
+        latents = LatentStream(source, batch_size=batch_size, seed=seed, caption_dropout=caption_dropout)
+        return latents.batches(start, host=host, hosts=hosts, put=put)
     if data.bucket_step is None:
         return stream(
             batches(source, batch_size=batch_size, seed=seed, flip=data.flip, host=host, hosts=hosts), start, put

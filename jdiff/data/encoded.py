@@ -1,5 +1,6 @@
 """Latents and text embeddings that `jdiff data encode` wrote, by number and by caption."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -16,6 +17,8 @@ from jdiff.data.shards import Shards
 class Encoded:
     """A folder that `jdiff data encode` finished: `plan` says what it was made from.
 
+    `table` has a row for each example, `fingerprint` is the SHA-256 of what was written.
+
     Raises ValueError where it was not finished. Reading raises `RejectError` where a shard is gone or has changed.
     """
 
@@ -23,7 +26,7 @@ class Encoded:
         folder = Path(folder)
         try:
             self.plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
-            self._rows = _read(folder / "latents.arrow", LATENTS)
+            self.table = _read(folder / "latents.arrow", LATENTS)
             texts = _read(folder / "texts.arrow", TEXTS).to_pylist() if self.plan["text"] else []
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
             raise ValueError(f"{folder} is not encoded, or not to the end; `jdiff data encode` goes on") from error
@@ -36,13 +39,20 @@ class Encoded:
             for kind in ("latents", "texts")
         )
 
+        marks = [repr(self.plan)] + [_marked(folder / f"{kind}.arrow") for kind in ("latents", "texts")]
+        self.fingerprint = hashlib.sha256(repr(marks).encode()).hexdigest()
+
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.table)
+
+    def has_text(self, caption: bytes) -> bool:
+        """Whether the caption of that SHA-256 was encoded, and not left out as one that does not fit."""
+        return caption in self._texts
 
     def row(self, number: int) -> dict[str, Any]:
         """What is known of an example: `row` in the view, SHA-256 of its `caption`, `height` and `width` of its picture
         in full, `top` and `left` of the crop, and the side `held_out`."""
-        return self._rows.slice(number, 1).to_pylist()[0]
+        return self.table.slice(number, 1).to_pylist()[0]
 
     def latents(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, float16 [h, w, c], before they are scaled."""
@@ -53,6 +63,10 @@ class Encoded:
         """What the text encoders gave for a caption, or for the caption of that SHA-256. Raises KeyError for others."""
         rows = self._texts[mark(caption) if isinstance(caption, str) else caption]
         return {row["name"]: _array(self._encodings, row) for row in rows}
+
+
+def _marked(table: Path) -> str:
+    return hashlib.sha256(table.read_bytes()).hexdigest() if table.exists() else ""
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -81,12 +81,14 @@ def ahead(dataset: grain.IterDataset, put: Callable[[Batch], Any] | None) -> gra
     return grain.experimental.ThreadPrefetchIterDataset(dataset.map(put), prefetch_buffer_size=_ON_DEVICE)
 
 
-def ordered(source: Source, batch_size: int) -> Iterator[Batch]:
-    """Every row once, in the order of the source and never mirrored; the last batch may be short. For evaluation."""
+def ordered(source: Source, batch_size: int, rows: int | None = None) -> Iterator[Batch]:
+    """Every row once, or the first `rows`, in the order of the source and never mirrored; the last batch may be short.
+    For evaluation."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    for first in range(0, len(source), batch_size):
-        index = np.arange(first, min(first + batch_size, len(source)), dtype=np.int64)
+    rows = len(source) if rows is None else rows
+    for first in range(0, rows, batch_size):
+        index = np.arange(first, min(first + batch_size, rows), dtype=np.int64)
         yield _collate(source, index, index)
 
 

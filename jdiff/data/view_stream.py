@@ -1,14 +1,8 @@
 """The batches of a view, or of several by weight: the batch of step n is a pure function of (seed, n, view).
 
-A batch is of one bucket. Epoch e, of as many examples as there are rows, has floor((e + 1) R_b / B) - floor(e R_b / B)
-batches of bucket b, where R_b is the bucket's share of the rows and B the batch size, in an order of its own; so what
-does not fill a batch waits for the next epoch, and nothing is dropped or repeated. Within its bucket, each row comes up
-once in as many examples as the bucket has rows. How many batches lie before an epoch is a closed formula, and which row
-stands where is a permutation without a table: a step costs the same, and needs no memory, wherever it lies.
-
-A host's part of a batch is a slice of it. A row that cannot be read is replaced by one that its number alone decides,
-and its reason stands in the batch. Crop, mirror, colours and caption are drawn from (row, seed, epoch). Decoding goes
-to worker processes of Grain, if asked for.
+A batch is of one bucket, and `BucketOrder` says which rows are in it. A host's part of a batch is a slice of it. A row
+that cannot be read is replaced by one that its number alone decides, and its reason stands in the batch. Crop, mirror,
+colours and caption are drawn from (row, seed, epoch). Decoding goes to worker processes of Grain, if asked for.
 """
 
 import collections
@@ -21,15 +15,15 @@ from typing import Any
 import grain
 import numpy as np
 
+from jdiff.data.bucket_order import BucketOrder
 from jdiff.data.buckets import Buckets, Crop, crop, jitter
 from jdiff.data.captions import Captioning
-from jdiff.data.order import drawn, mix, mix_seed, permuted, rows_at, uniform
+from jdiff.data.order import mix, uniform
 from jdiff.data.pipeline import ahead
 from jdiff.data.shards import Shards, readable
 from jdiff.data.sources import Split
 from jdiff.data.view import View
 
-_SHARE = 2**32
 _PLAIN = Captioning()
 
 
@@ -60,10 +54,6 @@ class ViewStream:
         captioning: Captioning = _PLAIN,
         split: Split | None = None,
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0; got {seed}")
         if not views or not all(0 < weight < float("inf") for _, weight in views):
             raise ValueError(f"views must each have a weight above 0; got {[(str(path), w) for path, w in views]}")
         if not 0 <= jitter < 1:
@@ -81,14 +71,8 @@ class ViewStream:
             if not kept[start : start + len(view)].any():
                 raise ValueError(f"view {view.path} has {len(view)} rows and none of them is in the {split} split")
         weight = self._weights([share for _, share in views], kept)
-        self._rows = [np.flatnonzero(kept & (bucket == number)) for number in range(len(self.shapes))]
-        self._sums = [None if weight is None else np.cumsum(weight[rows]) for rows in self._rows]
-        # Shares are whole numbers, so that no rounding moves a batch however far the stream has run.
-        shares = np.array(
-            [len(r) if s is None else s[-1] if len(s) else 0 for r, s in zip(self._rows, self._sums, strict=True)]
-        )
-        self._shares = [round(float(share) / float(shares.sum()) * int(kept.sum()) * _SHARE) for share in shares]
-        self._keys = np.random.SeedSequence(seed).generate_state(1 + len(self.shapes))
+        rows = [np.flatnonzero(kept & (bucket == number)) for number in range(len(self.shapes))]
+        self._order = BucketOrder(rows, weight, batch_size=batch_size, seed=seed)
         marks = [(view.fingerprint, weight) for view, (_, weight) in zip(self._views, views, strict=True)]
         described = (marks, buckets, batch_size, seed, flip, jitter, captioning, split)
         self.fingerprint = hashlib.sha256(repr(described).encode()).hexdigest()
@@ -105,43 +89,14 @@ class ViewStream:
         ]
         return np.concatenate([weight * (share / weight.sum()) for weight, share in zip(filled, shares, strict=True)])
 
-    def _before(self, epoch: int) -> list[int]:
-        """How many batches of each bucket lie before an epoch."""
-        return [epoch * share // (self.batch_size * _SHARE) for share in self._shares]
-
     def plan(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Bucket, rows [B] and epochs [B] of the batch of a step."""
-        low, high = 0, 1
-        while sum(self._before(high)) <= step:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if sum(self._before(middle)) <= step else (low, middle)
-        begin, end = np.array(self._before(low)), np.array(self._before(low + 1))
-        place = np.array([step - begin.sum()], np.uint64)
-        ends = np.cumsum(end - begin)
-        # One bucket has its order from its rows already; shuffled batches would blur where its epochs end.
-        shuffled = np.count_nonzero(self._shares) > 1
-        turn = permuted(place, int(ends[-1]), mix_seed(np.array([low]), self._keys[0]))[0] if shuffled else place[0]
-        bucket = int(np.searchsorted(ends, turn, "right"))
-        number = int(begin[bucket] + turn - (ends[bucket - 1] if bucket else 0))
-        index = number * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
-        rows, sums, key = self._rows[bucket], self._sums[bucket], self._keys[1 + bucket]
-        chosen = rows_at(index, len(rows), key) if sums is None else drawn(index, sums, key)
-        return bucket, rows[chosen], index // len(rows)
+        return self._order.plan(step)
 
     def batch(self, step: int, *, host: int = 0, hosts: int = 1) -> dict[str, np.ndarray]:
         """The slice of the batch of `step` that belongs to `host` of `hosts`."""
-        self._check(step, host, hosts)
+        self._order.check(step, host, hosts)
         return _normalized(self._assemble(step, host, hosts))
-
-    def _check(self, step: int, host: int, hosts: int) -> None:
-        if step < 0:
-            raise ValueError(f"step must be at least 0; got {step}")
-        if hosts < 1 or self.batch_size % hosts or not 0 <= host < hosts:
-            raise ValueError(
-                f"hosts must divide batch_size {self.batch_size}, and host be in 0..hosts - 1; got {host} of {hosts}"
-            )
 
     def _assemble(self, step: int, host: int, hosts: int) -> dict[str, np.ndarray]:
         """As `batch`, but the pictures uint8, which are a quarter to send from one process to another."""
@@ -163,7 +118,7 @@ class ViewStream:
     def _example(self, bucket: int, row: int, epoch: int) -> tuple[Crop, int, str, str]:
         """Picture, row, caption and "" or the reason why the row is not the one asked for."""
         read = lambda number: self._read(bucket, number, epoch)
-        (shown, caption), row, reason = readable(int(row), self._rows[bucket], read, self._shard)
+        (shown, caption), row, reason = readable(int(row), self._order.rows[bucket], read, self._shard)
         return shown, row, caption, reason
 
     def _place(self, row: int) -> tuple[int, dict[str, Any]]:
@@ -202,7 +157,7 @@ class ViewStream:
 
         `put`, if given, is called with each, two ahead of use, and what it gives is yielded: batches on devices.
         """
-        self._check(start, host, hosts)
+        self._order.check(start, host, hosts)
         steps = grain.MapDataset.range(sys.maxsize // self.batch_size)[start:]
         dataset = steps.map(_Assemble(self, host, hosts))
         if not workers:

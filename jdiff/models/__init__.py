@@ -89,7 +89,7 @@ __all__ = [
 
 
 def build(
-    config: UNet | DiT | JiT | SongUNet | DhariwalUNet,
+    config: UNet | DiT | JiT | SongUNet | DhariwalUNet | MMDiT | UNet2DCondition,
     *,
     size: int,
     channels: int,
@@ -102,9 +102,9 @@ def build(
 
     With `num_classes` > 0 it takes `cond={"label": integers [B]}`, where label == num_classes means no label; with 0
     it takes an empty `cond`. Noise labels are t in [0, 1], or log(sigma) / 4 for EDM; a thousand times that is what
-    networks call the timestep, but for those of EDM, which take the label itself. Its output starts at zero. It
-    also takes a `regularization`, for training. Raises `ValueError` when `size` is not a multiple of what `config`
-    needs.
+    networks call the timestep, but for those of EDM, which take the label itself. MMDiT and UNet2DCondition also take
+    what their `conditions` say in `cond`; the others' output starts at zero, and they take a `regularization`, for
+    training. Raises `ValueError` when `size` is not a multiple of what `config` needs.
     """
     if size <= 0 or size % config.divisor:
         raise ValueError(f"size: {size} is not a positive multiple of {config.divisor}, which {config} needs")

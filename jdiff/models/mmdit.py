@@ -6,7 +6,9 @@ put behind one another. Both are modulated by the vector of the timestep and a p
 and some blocks have a second attention, of the image to itself alone (`dual_attention_layers`).
 """
 
+import dataclasses
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -84,6 +86,24 @@ class MMDiT:
     def constants(self) -> dict[str, np.ndarray]:
         """What diffusers stores beside the parameters."""
         return {"pos_embed.pos_embed": self.positions().reshape(1, -1, self.width)}
+
+    def conditions(self, tokens: int) -> dict[str, tuple[int, ...]]:
+        """What it takes of an example, whose caption is `tokens` long: shapes by name."""
+        return {"text": (tokens, self.joint_attention_dim), "pooled": (self.pooled_projection_dim,)}
+
+    def for_images(
+        self, *, size: int, channels: int, out_channels: int, num_classes: int
+    ) -> Callable[[nnx.Rngs], nnx.Module]:
+        """What makes this network for other images. Raises ValueError for classes, of which it has none, and for
+        images larger than its table of positions."""
+        if num_classes:
+            raise ValueError(f"num_classes: an MMDiT takes captions and no classes, got {num_classes}")
+        if size > self.patch_size * self.pos_embed_max_size:
+            raise ValueError(
+                f"size: {size} is more than pos_embed_max_size={self.pos_embed_max_size} patches of {self.patch_size}"
+            )
+        fields = {"in_channels": channels, "out_channels": out_channels}
+        return dataclasses.replace(self, sample_size=size, **fields).module
 
     def module(self, rngs: nnx.Rngs) -> "MMDiTModule":
         """(x [B, H, W, in_channels], timestep [B], {"text": [B, N, joint_attention_dim], "pooled":

@@ -4,6 +4,8 @@ The vector of the timestep is added to that of the label, and in XL to that of a
 (original height and width, top and left of the crop, target height and width), each as sinusoids.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -118,6 +120,25 @@ class UNet2DCondition:
         """A field that may be one value or one for each level."""
         value = getattr(self, name)
         return value[level] if isinstance(value, tuple) else value
+
+    def conditions(self, tokens: int) -> dict[str, tuple[int, ...]]:
+        """What it takes of an example besides its class, where its caption is `tokens` long: shapes by name. Raises
+        ValueError where its levels want texts of different widths."""
+        widths = {self.at("cross_attention_dim", level) for level in range(len(self.block_out_channels))}
+        if len(widths) > 1:
+            raise ValueError(f"cross_attention_dim: {self.cross_attention_dim} wants several texts; training has one")
+        shapes: dict[str, tuple[int, ...]] = {"text": (tokens, *widths)}
+        if self.addition_embed_type == "text_time":
+            pooled = (self.projection_class_embeddings_input_dim or 0) - 6 * (self.addition_time_embed_dim or 0)
+            shapes |= {"pooled": (pooled,), "time_ids": (6,)}
+        return shapes
+
+    def for_images(
+        self, *, size: int, channels: int, out_channels: int, num_classes: int
+    ) -> Callable[[nnx.Rngs], nnx.Module]:
+        """What makes this network for other images and classes."""
+        fields = {"in_channels": channels, "out_channels": out_channels}
+        return dataclasses.replace(self, sample_size=size, num_class_embeds=num_classes or None, **fields).module
 
     def module(self, rngs: nnx.Rngs) -> "UNet2DConditionModule":
         """(x [B, H, W, in_channels], timestep [B], cond) -> [B, H, W, out_channels].

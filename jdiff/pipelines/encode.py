@@ -25,15 +25,17 @@ from jdiff.typing import Array
 _NONE = Network(lambda key: {}, lambda *_, **__: {})
 
 
-class ImageEncoder(NamedTuple):
-    """An autoencoder's half."""
+class ImageCoder(NamedTuple):
+    """An autoencoder."""
 
     encode: Callable[[np.ndarray], tuple[Array, Array]]
     """Images [B, H, W, 3] in [-1, 1] to mean and standard deviation, float32 [B, h, w, c], before they are scaled."""
+    decode: Callable[[np.ndarray], Array]
+    """Scaled latents [B, h, w, c] to images [B, H, W, 3] in [-1, 1]."""
     divisor: int
     """How many times the edge of an image is that of its latents."""
-    scaling: dict[str, Any]
-    """What scales latents: the fields of `AutoencoderKL` that `standardized` goes by."""
+    scaling: dict[str, list[float]]
+    """"shift" and "scale" [c]: (latents - shift) * scale is what a diffusion model takes."""
     fingerprint: str
     """SHA-256 of its config and parameters."""
 
@@ -49,8 +51,8 @@ class PromptEncoder(NamedTuple):
     """SHA-256 of their configs, parameters and tokenizers."""
 
 
-def image_encoder(source: str | os.PathLike) -> ImageEncoder:
-    """The encoder of an autoencoder's folder, or of a pipeline's. Raises as `from_pretrained` does."""
+def image_coder(source: str | os.PathLike) -> ImageCoder:
+    """The autoencoder of a folder of its own, or of a pipeline's. Raises as `from_pretrained` does."""
     folder = located(source)
     part = from_pretrained(folder / "vae" if (folder / INDEX).exists() else folder, expected=AutoencoderKL)
 
@@ -59,9 +61,21 @@ def image_encoder(source: str | os.PathLike) -> ImageEncoder:
         posterior = part.network.apply(params, images, method="encode")
         return posterior.mean, jnp.exp(posterior.log_variance / 2)
 
-    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-    scaling = {name: getattr(part.config, name) for name in names}
-    return ImageEncoder(partial(moments, part.params), part.config.divisor, scaling, _fingerprint([part]))
+    @jax.jit
+    def images(params: Any, latents: Array) -> Array:
+        return jnp.clip(part.network.apply(params, part.config.restored(latents), method="decode"), -1, 1)
+
+    # It is affine, so two points tell it.
+    at = lambda value: np.asarray(part.config.standardized(jnp.full(part.config.latent_channels, value)), np.float64)
+    scale = at(1.0) - at(0.0)
+    scaling = {"shift": (-at(0.0) / scale).tolist(), "scale": scale.tolist()}
+    return ImageCoder(
+        partial(moments, part.params),
+        partial(images, part.params),
+        part.config.divisor,
+        scaling,
+        _fingerprint([part]),
+    )
 
 
 def prompt_encoder(source: str | os.PathLike) -> PromptEncoder:

@@ -18,7 +18,7 @@ from jdiff.models import Network
 from jdiff.prediction import Parameterization, predictor
 from jdiff.processes import Process
 from jdiff.samplers import GRIDS, SOLVERS, checked, sample
-from jdiff.typing import Array, Key, Params
+from jdiff.typing import Array, Cond, Key, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,8 @@ class Pipeline:
 
     It compiles once: the number of samples, seeds, classes, the scale of guidance and the grid are values.
 
-    With classes, label == num_classes draws without one.
+    With classes, label == num_classes draws without one. `null` is what stands for no other condition, an array each by
+    name, as the encoding of an empty caption; a network that takes none has no `null`.
     """
 
     def __init__(
@@ -60,17 +61,18 @@ class Pipeline:
         num_classes: int,
         sampling: Sampling,
         chunk: int,
+        null: dict[str, np.ndarray] | None = None,
     ):
         self.shape, self.num_classes, self.sampling, self.chunk = shape, num_classes, sampling, chunk
+        self.null = null or {}
         self.grid = GRIDS[sampling.grid](process, sampling.steps)
-        # With classes, a scale of one is the conditional model: one evaluation a step, not two.
-        guided = num_classes > 0 and sampling.guidance != 1
+        # A scale of one is the conditional model: one evaluation a step, not two.
+        guided = (num_classes > 0 or bool(self.null)) and sampling.guidance != 1
         solver = SOLVERS[sampling.solver]
 
-        def draw(params: Params, key: Key, index: Array, label: Array, scale: Array, grid: Array, *, trajectory: bool):
+        def draw(params: Params, key: Key, index: Array, cond: Cond, scale: Array, grid: Array, *, trajectory: bool):
             predict = predictor(partial(network.apply, params), process, parameterization)
-            cond = {"label": label} if num_classes else {}
-            null = {"label": jnp.full_like(label, num_classes)} if num_classes else {}
+            null = {name: jnp.broadcast_to(value, cond[name].shape) for name, value in self._null().items()}
             denoise = (
                 guidance.classifier_free(predict, cond, null, scale) if guided else guidance.unguided(predict, cond)
             )
@@ -86,9 +88,11 @@ class Pipeline:
         seed: int,
         index: Sequence[int] | np.ndarray,
         label: Sequence[int] | np.ndarray | None = None,
+        cond: dict[str, np.ndarray] | None = None,
         trajectory: bool = False,
     ) -> np.ndarray:
-        """Samples number `index` of `seed`, one class each (default: none).
+        """Samples number `index` of `seed`, one class each (default: none), and each of `cond`, [n, ...] by the names
+        of `null` (default: that).
 
         With `trajectory`, the noisy x at every time of the grid and the samples: [steps + 1, n, H, W, C].
         """
@@ -98,15 +102,22 @@ class Pipeline:
             raise ValueError(f"label must have one class for each of the {len(index)} samples, got {len(label)}")
         if not (label <= self.num_classes).all() or (label < 0).any():
             raise ValueError(f"label must be in 0..{self.num_classes}, got {label.min()}..{label.max()}")
+        given = {name: np.broadcast_to(value, (len(index), *np.shape(value))) for name, value in self.null.items()}
+        if cond is not None:
+            self._check(cond, len(index))
+            given = {name: np.asarray(value) for name, value in cond.items()}
+        if self.num_classes:
+            given["label"] = label.astype(np.int32)
         parts = []
         for start in range(0, len(index), self.chunk):
             here = slice(start, start + self.chunk)
             missing = self.chunk - len(index[here])
+            fill = lambda values, missing=missing: np.concatenate([values, np.repeat(values[-1:], missing, 0)])
             images = self._draw[trajectory](
                 params,
                 jax.random.key(seed),
-                np.pad(index[here], (0, missing)),
-                np.pad(label[here].astype(np.int32), (0, missing), constant_values=self.num_classes),
+                fill(index[here]),
+                {name: fill(values[here]) for name, values in given.items()},
                 jnp.float32(self.sampling.guidance),
                 self.grid,
             )
@@ -114,6 +125,15 @@ class Pipeline:
                 images = np.concatenate([_here(images[1]), _here(images[0])[None]])
             parts.append(_here(images)[..., : self.chunk - missing, :, :, :])
         return np.concatenate(parts, axis=1 if trajectory else 0)
+
+    def _null(self) -> dict[str, np.ndarray]:
+        return self.null | ({"label": np.asarray(self.num_classes, np.int32)} if self.num_classes else {})
+
+    def _check(self, cond: dict[str, np.ndarray], count: int) -> None:
+        wanted = {name: (count, *np.shape(value)) for name, value in self.null.items()}
+        got = {name: np.shape(value) for name, value in cond.items()}
+        if got != wanted:
+            raise ValueError(f"cond must be {wanted}, got {got}")
 
 
 def _here(images: Array | np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ away; and a step that hangs ends the process.
 import dataclasses
 import faulthandler
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import pictures
-from jdiff.data import Source, open_source, ordered
+from jdiff.data import Source, open_source
 from jdiff.experiment import Experiment, fingerprint
 from jdiff.parallel import wait_for_all
 from jdiff.pipelines import Pipeline
@@ -30,6 +32,7 @@ from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.goodput import Goodput, spent, told
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
+from jdiff.train.shown import Shown, shown
 from jdiff.train.state import TrainState
 from jdiff.train.trainer import Trainer, assemble
 
@@ -55,6 +58,7 @@ class _Loop:
     directory: Path
     checkpoints: Checkpoints
     draw: Pipeline
+    shown: Shown
     goodput: Goodput
     preemption: Preemption
 
@@ -69,17 +73,18 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     with goodput.of("init"):
         source = open_source(experiment.data, "train")
         trainer = assemble(experiment, len(source.class_names))
+        view = shown(trainer, source)
         _claim(directory, experiment, source)
     with Checkpoints(directory / "checkpoints", clean=True) as checkpoints, Preemption() as preemption:
-        draw = trainer.pipeline(_PREVIEW)
-        loop = _Loop(trainer, source, directory, checkpoints, draw, goodput, preemption)
+        draw = trainer.pipeline(_PREVIEW, view.null)
+        loop = _Loop(trainer, source, directory, checkpoints, draw, view, goodput, preemption)
         try:
             state = _borne(loop)
         finally:
             faulthandler.cancel_dump_traceback_later()
     if int(state.step) == experiment.steps:
         with goodput.of("pictures"):
-            _final_pictures(trainer, source, state, directory, draw)
+            _final_pictures(loop, state)
     if int(state.step) > goodput.start:
         # Saving and drawing at the end come after the last step's line.
         run.append(directory / "throughput.jsonl", {"step": int(state.step), **goodput.line()})
@@ -102,10 +107,10 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _show(path: Path, sheet: np.ndarray, size: int) -> None:
-    """Writes a picture of images of `size` pixels, by the first process."""
+def _show(loop: _Loop, name: str, sheet: Callable[[], np.ndarray]) -> None:
+    """Writes what `sheet` makes, which the first process alone asks for, as a picture in the run's directory."""
     if jax.process_index() == 0:
-        pictures.save(sheet, path, enlarge=pictures.enlargement(size))
+        pictures.save(sheet(), loop.directory / name, enlarge=pictures.enlargement(loop.shown.edge))
 
 
 def _borne(loop: _Loop) -> TrainState:
@@ -182,9 +187,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 break
             if number % experiment.sample_every == 0 and not last:
                 with progress.paused(), goodput.of("pictures"), jax.set_mesh(trainer.mesh):
-                    images = loop.draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
-                    path = directory / "samples" / f"step_{number:07d}.png"
-                    _show(path, pictures.tile(images, 8), experiment.data.size)
+                    images = _drawn(loop, state, _PREVIEW)
+                    _show(loop, f"samples/step_{number:07d}.png", partial(_sheet, loop, images))
     return state
 
 
@@ -193,14 +197,21 @@ def every_class(trainer: Trainer, n: int) -> np.ndarray:
     return np.arange(n) % trainer.num_classes if trainer.num_classes else np.zeros(n, int)
 
 
-def _final_pictures(trainer: Trainer, source: Source, state: TrainState, directory: Path, draw: Pipeline) -> None:
-    size = trainer.experiment.data.size
-    labels = every_class(trainer, _FINAL)
-    samples = draw(state.ema, seed=0, index=range(_FINAL), label=labels)
-    _show(directory / "samples.png", pictures.tile(samples, 8), size)
-    path = draw(state.ema, seed=0, index=range(8), label=labels[:8], trajectory=True)
-    process = trainer.experiment.process
-    level = np.asarray(jnp.hypot(process.alpha(draw.grid), process.sigma(draw.grid)))
-    _show(directory / "trajectory.png", pictures.trajectory_sheet(path, level), size)
-    real = np.concatenate([batch["image"] for batch in ordered(source, 256)])
-    _show(directory / "nearest.png", pictures.nearest_sheet(samples[:8], real), size)
+def _drawn(loop: _Loop, state: TrainState, n: int, *, trajectory: bool = False) -> np.ndarray:
+    """The first n samples of seed 0, with the classes or captions in turn."""
+    label, cond = every_class(loop.trainer, n), loop.shown.cond(n)
+    return loop.draw(state.ema, seed=0, index=range(n), label=label, cond=cond, trajectory=trajectory)
+
+
+def _sheet(loop: _Loop, samples: np.ndarray) -> np.ndarray:
+    return pictures.tile(loop.shown.decode(samples), 8)
+
+
+def _final_pictures(loop: _Loop, state: TrainState) -> None:
+    process, decode, real = loop.trainer.experiment.process, loop.shown.decode, loop.shown.real
+    samples = _drawn(loop, state, _FINAL)
+    _show(loop, "samples.png", lambda: _sheet(loop, samples))
+    path = _drawn(loop, state, 8, trajectory=True)
+    level = np.asarray(jnp.hypot(process.alpha(loop.draw.grid), process.sigma(loop.draw.grid)))
+    _show(loop, "trajectory.png", lambda: pictures.trajectory_sheet(path, level, decode))
+    _show(loop, "nearest.png", lambda: pictures.nearest_sheet(samples[:8], real(), decode))

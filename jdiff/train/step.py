@@ -39,22 +39,28 @@ def left_out(keys: Key, experiment: Experiment) -> dict[str, Regularization]:
 def make_step(
     experiment: Experiment, network: Network, optimizer: optax.GradientTransformation, num_classes: int
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], index uint32 [B], and label int32 [B]
-    where there are classes. Metrics are scalars of this update, also of one that is skipped."""
+    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], index uint32 [B], label int32 [B] where
+    there are classes, and what else the network takes. With latents, `image` is their mean and `spread`, of the same
+    shape, their standard deviation: each update draws them anew. Metrics are scalars of this update, also of one that
+    is skipped."""
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
         keys = rng.per_example(key, batch["index"])
-        cond = {name: value for name, value in batch.items() if name not in ("image", "index")}
+        cond = {name: value for name, value in batch.items() if name not in ("image", "index", "spread")}
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
         options, place = left_out(keys, experiment), jnp.arange(len(batch["index"]))
+        image = batch["image"]
+        if "spread" in batch:
+            draw = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))
+            image = image + batch["spread"] * draw(rng.named(keys, "latents"), image)
         u = low_discrepancy(rng.named(key, "time"), place) if experiment.stratified_times else None
 
         def mean_loss(params):
             raw = partial(network.apply, params, **options)
             predict = predictor(raw, experiment.process, experiment.parameterization)
             losses, _ = diffusion_loss(
-                keys, predict, experiment.process, experiment.loss, experiment.times, batch["image"], cond, u
+                keys, predict, experiment.process, experiment.loss, experiment.times, image, cond, u
             )
             return losses.mean()
 

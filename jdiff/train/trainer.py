@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdiff.data import Batch, Source, training_batches
+from jdiff.data import Batch, Data, Latents, Source, training_batches
 from jdiff.experiment import Experiment
-from jdiff.models import Network, build
-from jdiff.parallel import check_batch, host_share, put_batch, replicated, state_sharding
+from jdiff.models import MMDiT, Network, UNet2DCondition, build
+from jdiff.parallel import batch_sharding, check_batch, host_share, put_batch, replicated, state_sharding
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
 from jdiff.train.step import make_step
@@ -29,7 +29,32 @@ class Trainer:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of one image."""
-        return self.experiment.data.size, self.experiment.data.size, 3
+        return self.experiment.data.size, self.experiment.data.size, self.experiment.data.channels
+
+    @property
+    def conditions(self) -> dict[str, tuple[int, ...]]:
+        """What the network takes of a caption: the shapes of an example's, by name."""
+        network, data = self.experiment.network, self.experiment.data
+        if isinstance(network, MMDiT | UNet2DCondition) and isinstance(data, Latents):
+            return network.conditions(data.tokens)
+        return {}
+
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of what an update takes, in squares."""
+        fields: dict[str, tuple[tuple[int, ...], Any]] = {"image": (self.shape, np.float32), "index": ((), np.uint32)}
+        if self.num_classes:
+            fields["label"] = (), np.int32
+        if isinstance(self.experiment.data, Latents):
+            fields["spread"] = self.shape, np.float32
+        fields |= {
+            name: (shape, np.float32 if name == "time_ids" else np.float16) for name, shape in self.conditions.items()
+        }
+        rows, sharding = self.experiment.batch_size, batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+            for name, (shape, dtype) in fields.items()
+        }
 
     def initial(self) -> TrainState:
         """The state before the first update, on the mesh."""
@@ -48,8 +73,10 @@ class Trainer:
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
 
+        wanted = self.abstract_batch
+
         def placed(batch: Batch) -> Any:
-            taken = {name: batch[name] for name in ("image", "index", "label") if name in batch}
+            taken = {name: batch[name] for name in wanted}
             return put_batch(self.mesh, taken | {"index": batch["index"].astype(np.uint32)})
 
         host, hosts = host_share(self.mesh)
@@ -58,14 +85,15 @@ class Trainer:
             source,
             batch_size=self.experiment.batch_size,
             seed=self.experiment.seed,
+            caption_dropout=self.experiment.label_dropout,
             start=start,
             put=placed,
             host=host,
             hosts=hosts,
         )
 
-    def pipeline(self, chunk: int, **sampling: Any) -> Pipeline:
-        """Sampling as the experiment says, but for what is given."""
+    def pipeline(self, chunk: int, null: dict[str, np.ndarray] | None = None, **sampling: Any) -> Pipeline:
+        """Sampling as the experiment says, but for what is given; `null` are the conditions of an empty caption."""
         return Pipeline(
             self.network,
             self.experiment.process,
@@ -74,6 +102,7 @@ class Trainer:
             num_classes=self.num_classes,
             sampling=dataclasses.replace(self.experiment.sampling, **sampling),
             chunk=chunk,
+            null=null,
         )
 
 
@@ -82,12 +111,14 @@ def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | 
     ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build(devices)
     check_batch(mesh, experiment.batch_size)
-    step, divisor = experiment.data.bucket_step, experiment.network.divisor
+    step = experiment.data.bucket_step if isinstance(experiment.data, Data) else None
+    divisor = experiment.network.divisor
     if step is not None and step % divisor:
         raise ValueError(f"data.bucket_step: {step} is not a multiple of {divisor}, which {experiment.network} needs")
-    out_channels = experiment.parameterization.out_channels(3)
+    size, channels = experiment.data.size, experiment.data.channels
+    out_channels = experiment.parameterization.out_channels(channels)
     network = build(
-        experiment.network, size=experiment.data.size, channels=3, num_classes=num_classes, out_channels=out_channels
+        experiment.network, size=size, channels=channels, num_classes=num_classes, out_channels=out_channels
     )
     make = lambda: initial(network, experiment.optimizer.build(experiment.steps), experiment.seed)
     shapes = jax.eval_shape(make)

@@ -35,7 +35,8 @@ def test_what_the_networks_say_is_written(folder, view, tmp_path, capsys):
     assert figures == {"out": str(out), "images": {"encoded": 6}, "texts": {"captions": 7}}
     encoded = Encoded(out)
     assert encoded.plan["dtype"] == "float16" and encoded.plan["view"] == View(view).fingerprint
-    assert encoded.plan["scaling"]["scaling_factor"] == 0.18215
+    assert encoded.plan["scaling"]["shift"] == [0.0] * 4
+    np.testing.assert_allclose(encoded.plan["scaling"]["scale"], [0.18215] * 4, rtol=1e-6)
 
     x, y = np.meshgrid(np.arange(16), np.arange(16))
     vae, mean = from_pretrained(folder / "vae"), encoded.latents(0)[0]

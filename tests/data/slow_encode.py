@@ -22,8 +22,9 @@ def moments(images):
 
 def letters(captions):
     """Two arrays a caption."""
-    text = np.array([[len(caption), sum(map(ord, caption))] for caption in captions], np.float32)
-    return {"text": np.repeat(text[:, None], 3, 1), "pooled": text[:, 0]}
+    hashed = [sum(ord(letter) * 11**place for place, letter in enumerate(caption)) % 2039 for caption in captions]
+    text = np.array([[len(caption), number] for caption, number in zip(captions, hashed, strict=True)], np.float32)
+    return {"text": np.repeat(text[:, None], 3, 1), "pooled": text}
 
 
 def run(view, out, seconds=0.0, fits=lambda caption: True, progress=lambda done, total: None):
@@ -31,7 +32,9 @@ def run(view, out, seconds=0.0, fits=lambda caption: True, progress=lambda done,
         progress(done, total)
         time.sleep(seconds)
 
-    claim(out, {"view": view.fingerprint, "text": "letters"})
+    scaling = {"shift": [0.5, 0.0, -0.5], "scale": [2.0, 1.0, 4.0]}
+    plan = {"view": view.fingerprint, "text": "letters", "autoencoder": "moments"}
+    claim(out, plan | {"buckets": SHAPES.shapes, "scaling": scaling})
     images = encode_images(view, out, moments, SHAPES, batch_size=4, per_shard=8, progress=tell)
     return images, encode_captions(view, out, letters, fits, batch_size=4, per_shard=16, progress=tell)
 

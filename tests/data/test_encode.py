@@ -125,7 +125,7 @@ def test_rows_that_cannot_be_encoded_are_counted(view, tmp_path):
 def test_what_does_not_belong_together_is_refused(view, encoded, tmp_path):
     out = shutil.copytree(encoded, tmp_path / "out")
     before = content(out)
-    with pytest.raises(ValueError, match="encoded from something else, differing in text, view"):
+    with pytest.raises(ValueError, match="differing in autoencoder, buckets, scaling, text, view"):
         claim(out, {"view": "another", "text": None})
     assert content(out) == before
     (tmp_path / "other").mkdir()
@@ -136,7 +136,7 @@ def test_what_does_not_belong_together_is_refused(view, encoded, tmp_path):
         claim(tmp_path / "other" / "thesis.txt", {})
     (out / "latents" / "00000.tar").unlink()
     with pytest.raises(RejectError, match="shard cannot be read"):
-        Encoded(out).latents(next(n for n in range(ROWS) if Encoded(out)._rows["shard"][n].as_py() == 0))
+        Encoded(out).latents(next(n for n in range(ROWS) if Encoded(out).table["shard"][n].as_py() == 0))
     (out / "texts.arrow").write_bytes(b"")
     with pytest.raises(ValueError, match="is not encoded, or not to the end"):
         Encoded(out)
