@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff.data import batches, open_source, stream
+from jdiff.data import open_source
 from jdiff.experiment import load_recipe
-from jdiff.parallel import put_batch
 from jdiff.train.trainer import assemble
 
 KINDS = {
@@ -63,10 +62,8 @@ def main(recipe: Path) -> dict:
     experiment = load_recipe(recipe)
     source = open_source(experiment.data, "train")
     trainer = assemble(experiment, len(source.class_names))
-    data = batches(source, batch_size=experiment.batch_size, seed=0, flip=experiment.data.flip)
-    batch = next(stream(data, 0))
-    batch["index"] = batch["index"].astype(np.uint32)
-    batch = put_batch(trainer.mesh, batch)
+    data = trainer.batches(source, 0)
+    batch = next(data)
     state = trainer.initial()
     lowered = trainer.step().lower(state, batch)
     cost = lowered.cost_analysis()
@@ -84,8 +81,8 @@ def main(recipe: Path) -> dict:
             jax.block_until_ready(state)
         where = shares(Path(folder), step.as_text())
     start = time.perf_counter()
-    for n in range(1, 101):
-        data[n]
+    for _ in range(100):
+        next(data)
     read = (time.perf_counter() - start) / 100
     median = statistics.median(seconds[5:])
     return {
