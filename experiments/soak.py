@@ -5,8 +5,8 @@
 The kinds take turns: while a new process starts and compiles (`compile`), between two steps (`step`), while a
 checkpoint is being written (`save`), when it has just become visible (`finalize`), and while an old one is removed
 (`remove`). For the last three the run's folder is watched, and the kill comes up to 20 ms after what is waited for.
-SIGKILL each time. Says how many kills of each kind there were, and whether parameters, averages, optimizer, metrics and pictures are the
-same to the bit; the exit status is 1 where they are not. About ten seconds a kill on two cores.
+SIGKILL each time. Says how many kills of each kind there were, and whether parameters, averages, optimizer, metrics and
+pictures are the same to the bit; the exit status is 1 where they are not. About ten seconds a kill on two cores.
 """
 
 import argparse
