@@ -37,6 +37,7 @@ from jdiff.pipelines import Sampling
 from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Score, V, Velocity
 from jdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
 from jdiff.train.faults import Faults
+from jdiff.train.keep import Keep
 from jdiff.train.optimizer import Optimizer
 
 
@@ -67,6 +68,7 @@ class Experiment:
     sampling: Sampling
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     faults: Faults = dataclasses.field(default_factory=Faults)
+    keep: Keep = dataclasses.field(default_factory=Keep)
     seed: int = 0
     """Of the parameters, the order of the data and the noise."""
     batch_size: int = 32
@@ -87,6 +89,8 @@ class Experiment:
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which there is one as well, at the next line of metrics; None for steps alone."""
     sample_every: int = 200
     """Steps between pictures in samples/."""
 
@@ -96,6 +100,8 @@ class Experiment:
         ]:
             if getattr(self, field) < least:
                 raise ValueError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
+            raise ValueError(f"checkpoint_minutes must be positive, or None; got {self.checkpoint_minutes}")
         for field in ("label_dropout", "dropout", "stochastic_depth", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)}")

@@ -44,9 +44,20 @@ MAY = {
     "evaluate": _MATHS | {"models"},
     "train.optimizer": {"typing"},
     "train.faults": {"typing"},
-    "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer", "train.faults"},
+    "train.keep": set(),
+    "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer", "train.faults", "train.keep"},
     "train": _MATHS
-    | {"models", "data", "parallel", "pictures", "pipelines", "experiment", "train.optimizer", "train.faults"},
+    | {
+        "models",
+        "data",
+        "parallel",
+        "pictures",
+        "pipelines",
+        "experiment",
+        "train.optimizer",
+        "train.faults",
+        "train.keep",
+    },
     "cli": _MATHS
     | {
         "lab",

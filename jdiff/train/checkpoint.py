@@ -14,9 +14,9 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jdiff.train.digest import digest
+from jdiff.train.keep import Keep
 from jdiff.typing import Params
 
-_KEPT = 3
 _SCHEMA = 2
 """Of `TrainState`: 1 had no counts of skipped updates."""
 _ROOM = 2.5
@@ -30,12 +30,13 @@ class DamagedError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, by step. Close it, or use it as a context, to finish the save under way."""
 
-    def __init__(self, directory: Path, *, clean: bool = False):
-        """With `clean`, what an interrupted save has left is removed: only for the process that trains."""
+    def __init__(self, directory: Path, keep: Keep | None = None):
+        """With `keep`, for the run that saves: what an interrupted save has left is removed, and so are checkpoints
+        that it does not name. Without, nothing is."""
         self.directory = directory.absolute()
-        policy: Any = ocp.training.preservation_policies.LatestN(_KEPT)
+        policy = ocp.training.preservation_policies.PreserveAll() if keep is None else _policy(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            str(self.directory), preservation_policy=policy, cleanup_tmp_directories=clean
+            str(self.directory), preservation_policy=policy, cleanup_tmp_directories=keep is not None
         )
 
     def __enter__(self):
@@ -49,9 +50,9 @@ class Checkpoints:
         """The steps that can be restored, in order."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
-    def save(self, step: int, state: Any, experiment: str) -> None:
-        """Starts saving, with the fingerprint of the experiment; returns once the arrays are copied, so that they may
-        be donated. Raises OSError, before anything is written, where the disk has no room for it."""
+    def save(self, step: int, state: Any, experiment: str, loss: float | None = None) -> None:
+        """Starts saving, with the fingerprint of the experiment and the `loss` that `Keep.best` goes by; returns once
+        the arrays are copied, so that they may be donated. Raises OSError, before anything is written, where the disk has no room for it."""
         self._checkpointer.wait()  # what it writes, or removes, counts
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
@@ -63,7 +64,14 @@ class Checkpoints:
             )
         about = {"schema": _SCHEMA, "experiment": experiment, "digest": digest(state)}
         # A damaged checkpoint that was passed over may stand there.
-        self._checkpointer.save_async(step, state, force=True, overwrite=step in self.steps, custom_metadata=about)
+        self._checkpointer.save_async(
+            step,
+            state,
+            force=True,
+            overwrite=step in self.steps,
+            metrics=None if loss is None else {"loss": loss},
+            custom_metadata=about,
+        )
 
     def about(self, step: int) -> dict[str, Any]:
         """Schema, experiment and digest of a checkpoint. Raises DamagedError if they cannot be read."""
@@ -116,6 +124,24 @@ class Checkpoints:
         if digest(state) != about["digest"]:
             raise DamagedError(f"{where} is damaged: its arrays are not those that were saved")
         return state
+
+
+def _policy(keep: Keep) -> Any:
+    """What stays, as Orbax is told."""
+    policies = ocp.training.preservation_policies
+    chosen: list[Any] = [policies.LatestN(keep.latest)]
+    if keep.every is not None:
+        chosen.append(policies.EveryNSteps(keep.every))
+    if keep.best:
+        # Orbax keeps the last n in ascending order; reversed, these have the lowest loss.
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"],
+            reverse=True,
+            n=keep.best,
+            keep_checkpoints_without_metrics=False,
+        )
+        chosen.append(best)
+    return policies.AnyPreservationPolicy(chosen)
 
 
 def _about(read: Any) -> dict[str, Any]:

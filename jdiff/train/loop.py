@@ -30,6 +30,7 @@ from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.goodput import Goodput, spent, told
+from jdiff.train.keep import Due
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
 from jdiff.train.shown import Shown, shown
@@ -75,7 +76,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
         _claim(directory, experiment, source)
-    with Checkpoints(directory / "checkpoints", clean=True) as checkpoints, Preemption() as preemption:
+    with Checkpoints(directory / "checkpoints", experiment.keep) as checkpoints, Preemption() as preemption:
         draw = trainer.pipeline(_PREVIEW, view.null)
         loop = _Loop(trainer, source, directory, checkpoints, draw, view, goodput, preemption)
         try:
@@ -150,6 +151,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
     data = trainer.batches(loop.source, done)
     before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
     first: dict[str, float] = {}  # those of the first update that was skipped
+    losses: list[float] = []  # since the last checkpoint
+    due = Due(experiment.checkpoint_minutes)
     with Progress(experiment.steps, done, experiment.batch_size, quiet=jax.process_index() > 0) as progress:
         for number in range(done + 1, experiment.steps + 1):
             with goodput.of("data"):
@@ -163,15 +166,16 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 last = number == experiment.steps
                 stop = loop.preemption.after(number)
                 log = number % experiment.log_every == 0 or last
-                save = number % experiment.checkpoint_every == 0 or last or stop
+                save = number % experiment.checkpoint_every == 0 or last or stop or (log and due())
                 # One step behind, so that the device is never without work, unless the step is waited for anyway.
                 for seen in (*before, metrics) if log or save else before:
                     in_a_row = int(seen["skipped_in_a_row"])
+                    losses.append(float(seen["loss"]))
                     if in_a_row == 1:
                         first = {name: float(value) for name, value in seen.items()}
                     if in_a_row >= faults.skips:
                         raise _BadStateError(state, first)
-                before = (metrics,)
+                before = () if log or save else (metrics,)
             faulthandler.dump_traceback_later(faults.hang_seconds, exit=True, file=_STDERR)
             if log:
                 values = {name: metrics[name].item() for name in metrics}
@@ -182,7 +186,10 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             # A state that is going bad is not kept.
             if save and (last or not int(metrics["skipped_in_a_row"])):
                 with goodput.of("checkpoint"):
-                    loop.checkpoints.save(number, state, fingerprint(experiment))
+                    mean = float(np.mean([loss for loss in losses if np.isfinite(loss)]))
+                    loop.checkpoints.save(number, state, fingerprint(experiment), mean)
+                losses.clear()
+                due.done()
             if stop:
                 break
             if number % experiment.sample_every == 0 and not last:

@@ -1,0 +1,45 @@
+"""Which checkpoints of a run stay, and when one is due by the clock."""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which checkpoints stay: any that one of the fields names."""
+
+    latest: int = 3
+    """As many of the newest."""
+    every: int | None = None
+    """Those of steps that are multiples of this; None for none."""
+    best: int = 0
+    """As many of the lowest loss, averaged over the updates since the checkpoint before."""
+
+    def __post_init__(self):
+        for field, least in (("latest", 1), ("every", 1), ("best", 0)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ValueError(f"keep.{field} must be at least {least}; got {value}")
+
+
+class Due:
+    """Whether a checkpoint is due, so many minutes after the last one; never without. To be asked by every process of a
+    run, at the same step: the first one's clock counts."""
+
+    def __init__(self, minutes: float | None):
+        self._seconds = None if minutes is None else 60 * minutes
+        self.done()
+
+    def __call__(self) -> bool:
+        if self._seconds is None:
+            return False
+        due = time.monotonic() - self._last >= self._seconds
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(due))) if jax.process_count() > 1 else due
+
+    def done(self) -> None:
+        """There has just been one."""
+        self._last = time.monotonic()
