@@ -34,7 +34,7 @@ class Checkpoints:
         """With `keep`, for the run that saves: what an interrupted save has left is removed, and so are checkpoints
         that it does not name. Without, nothing is."""
         self.directory = directory.absolute()
-        policy = ocp.training.preservation_policies.PreserveAll() if keep is None else _policy(keep)
+        policy: Any = ocp.training.preservation_policies.PreserveAll() if keep is None else _policy(keep)
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory), preservation_policy=policy, cleanup_tmp_directories=keep is not None
         )
@@ -52,7 +52,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, experiment: str, loss: float | None = None) -> None:
         """Starts saving, with the fingerprint of the experiment and the `loss` that `Keep.best` goes by; returns once
-        the arrays are copied, so that they may be donated. Raises OSError, before anything is written, where the disk has no room for it."""
+        the arrays are copied, so that they may be donated. Raises OSError, before anything is written, where the disk
+        has no room for it."""
         self._checkpointer.wait()  # what it writes, or removes, counts
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
