@@ -43,9 +43,11 @@ MAY = {
     "pipelines": _MATHS | {"models", "interop", "text"},
     "evaluate": _MATHS | {"models"},
     "train.optimizer": {"typing"},
+    "train.ema": {"typing"},
     "train.faults": {"typing"},
     "train.keep": set(),
-    "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer", "train.faults", "train.keep"},
+    "experiment": _MATHS
+    | {"models", "data", "parallel", "pipelines", "train.ema", "train.optimizer", "train.faults", "train.keep"},
     "train": _MATHS
     | {
         "models",
@@ -54,6 +56,7 @@ MAY = {
         "pictures",
         "pipelines",
         "experiment",
+        "train.ema",
         "train.optimizer",
         "train.faults",
         "train.keep",

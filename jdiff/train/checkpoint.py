@@ -17,8 +17,8 @@ from jdiff.train.digest import digest
 from jdiff.train.keep import Keep
 from jdiff.typing import Params
 
-_SCHEMA = 2
-"""Of `TrainState`: 1 had no counts of skipped updates."""
+_SCHEMA = 3
+"""Of `TrainState`: 1 had no counts of skipped updates, 2 no profiles."""
 _ROOM = 2.5
 """Free space that a save asks for, in sizes of the state: what each process writes is merged before it is removed."""
 
@@ -73,6 +73,10 @@ class Checkpoints:
             metrics=None if loss is None else {"loss": loss},
             custom_metadata=about,
         )
+
+    def wait(self) -> None:
+        """Returns when the save under way is whole."""
+        self._checkpointer.wait()
 
     def about(self, step: int) -> dict[str, Any]:
         """Schema, experiment and digest of a checkpoint. Raises DamagedError if they cannot be read."""

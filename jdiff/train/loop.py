@@ -10,6 +10,7 @@ Too many skipped updates in a row take it back to the same place. It ends early,
 away; and a step that hangs ends the process.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import sys
@@ -34,6 +35,7 @@ from jdiff.train.keep import Due
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
 from jdiff.train.shown import Shown, shown
+from jdiff.train.snapshots import Profiles, open_snapshots
 from jdiff.train.state import TrainState
 from jdiff.train.trainer import Trainer, assemble
 
@@ -60,6 +62,7 @@ class _Loop:
     checkpoints: Checkpoints
     draw: Pipeline
     shown: Shown
+    snapshots: Checkpoints | None
     goodput: Goodput
     preemption: Preemption
 
@@ -76,9 +79,12 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
         _claim(directory, experiment, source)
-    with Checkpoints(directory / "checkpoints", experiment.keep) as checkpoints, Preemption() as preemption:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", experiment.keep))
+        snapshots = stack.enter_context(open_snapshots(directory)) if experiment.profiles else None
+        preemption = stack.enter_context(Preemption())
         draw = trainer.pipeline(_PREVIEW, view.null)
-        loop = _Loop(trainer, source, directory, checkpoints, draw, view, goodput, preemption)
+        loop = _Loop(trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption)
         try:
             state = _borne(loop)
         finally:
@@ -183,9 +189,15 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 rate = progress.show(number, values["loss"])
                 line = {"step": number, "images_per_second": rate, **goodput.line()}
                 run.append(directory / "throughput.jsonl", line)
-            # A state that is going bad is not kept.
+            if loop.snapshots is not None and (number % experiment.snapshot_every == 0 or last):
+                with goodput.of("checkpoint"):
+                    loop.snapshots.save(number, Profiles(state.profiles), fingerprint(experiment))
+            # A state that is going bad is not kept. What lies before it is whole first: a run that goes on from here
+            # does not come by there again.
             if save and (last or not int(metrics["skipped_in_a_row"])):
                 with goodput.of("checkpoint"):
+                    if loop.snapshots is not None:
+                        loop.snapshots.wait()
                     mean = float(np.mean([loss for loss in losses if np.isfinite(loss)]))
                     loop.checkpoints.save(number, state, fingerprint(experiment), mean)
                 losses.clear()

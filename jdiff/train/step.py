@@ -67,11 +67,15 @@ def make_step(
         loss, gradient = jax.value_and_grad(mean_loss)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Params = optax.apply_updates(state.params, updates)  # pyright: ignore[reportAssignmentType]
-        average = ema.update(state.ema, params, state.step, experiment.ema_decay)
+        average = ema.update(state.ema, params, state.step, experiment.ema_decay, experiment.swa)
+        profiles = {
+            name: ema.update_profile(kept, params, state.step, float(name)) for name, kept in state.profiles.items()
+        }
         norm = optax.tree.norm(gradient)
         good, skipped = faults.judge(experiment.faults, state.skipped, loss, norm)
         keep = partial(jax.tree.map, partial(jnp.where, good))
         params, average = keep((params, average), (state.params, state.ema))
+        profiles = keep(profiles, state.profiles)
         opt_state = keep(opt_state, state.opt_state)
         metrics = {
             "loss": loss,
@@ -80,6 +84,6 @@ def make_step(
             "skipped": skipped.total,
             "skipped_in_a_row": skipped.in_a_row,
         }
-        return TrainState(state.step + 1, params, average, opt_state, state.key, skipped), metrics
+        return TrainState(state.step + 1, params, average, opt_state, state.key, skipped, profiles), metrics
 
     return step

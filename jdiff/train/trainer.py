@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -58,9 +59,7 @@ class Trainer:
 
     def initial(self) -> TrainState:
         """The state before the first update, on the mesh."""
-        make = lambda: initial(
-            self.network, self.experiment.optimizer.build(self.experiment.steps), self.experiment.seed
-        )
+        make = partial(_first, self.network, self.experiment)
         return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract))()
 
     def step(self) -> Any:
@@ -106,6 +105,10 @@ class Trainer:
         )
 
 
+def _first(network: Network, experiment: Experiment) -> TrainState:
+    return initial(network, experiment.optimizer.build(experiment.steps), experiment.seed, experiment.profiles)
+
+
 def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | None = None) -> Trainer:
     """The pieces of a run on `devices`, which may be described and not there; on all that are, unless given. Raises
     ValueError for a network, a mesh or a batch size that does not fit."""
@@ -120,8 +123,7 @@ def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | 
     network = build(
         experiment.network, size=size, channels=channels, num_classes=num_classes, out_channels=out_channels
     )
-    make = lambda: initial(network, experiment.optimizer.build(experiment.steps), experiment.seed)
-    shapes = jax.eval_shape(make)
+    shapes = jax.eval_shape(partial(_first, network, experiment))
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
