@@ -34,6 +34,7 @@ from jdiff.train.goodput import Goodput, spent, told
 from jdiff.train.keep import Due
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
+from jdiff.train.replicas import disagreeing
 from jdiff.train.shown import Shown, shown
 from jdiff.train.snapshots import Profiles, open_snapshots
 from jdiff.train.state import TrainState
@@ -164,8 +165,15 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             with goodput.of("data"):
                 batch = next(data)
             with goodput.of("compile" if number == done + 1 else "step"):
+                check = faults.check_every is not None and number % faults.check_every == 0
                 with jax.set_mesh(trainer.mesh):
+                    twin = step(jax.tree.map(jnp.copy, state), batch)[0] if check else None
                     state, metrics = step(state, batch)
+                if faults.check_every and check and (odd := disagreeing(state, twin)):
+                    raise ValueError(
+                        f"step {number}: {', '.join(odd)} do not hold what others hold, or do not give the same twice; "
+                        f"checkpoints after step {number - faults.check_every} are not to be trusted"
+                    )
                 if number == done + 1:
                     jax.block_until_ready(metrics)
                     progress.compiled(number)
