@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.ambient import along_context
 from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
@@ -209,7 +210,7 @@ class DiTModule(nnx.Module):
         else:
             positions = sincos_positions(h, w, width, base=config.sample_size // config.patch_size)
             x = x + positions.astype(x.dtype)
-        x, _ = self.transformer_blocks((x, jnp.int32(0)), embedding, angles, regularization)
+        x, _ = self.transformer_blocks((along_context(x), jnp.int32(0)), embedding, angles, regularization)
         shift, scale = jnp.split(self.proj_out_1(jax.nn.silu(embedding))[:, None, None], 2, axis=-1)
         x = self.proj_out_2(layer_norm(x) * (1 + scale) + shift)
         return depth_to_space(x, config.patch_size).astype(dtype)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.ambient import along_context
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Labels
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
@@ -153,11 +154,11 @@ class JiTModule(nnx.Module):
             label = self.class_embedder(cond["label"])
             embedding, context = embedding + label, label[:, None] + self.context[...]
         embedding = embedding.astype(half)
-        x, block = self.first_blocks((x, jnp.int32(0)), embedding, angles, regularization)
+        x, block = self.first_blocks((along_context(x), jnp.int32(0)), embedding, angles, regularization)
         if context is not None:
             x = jnp.concatenate([context.astype(half), x], axis=1)
             angles = np.pad(angles, ((config.context_tokens, 0), (0, 0)))
-        x = self.last_blocks((x, block), embedding, angles, regularization)[0][:, -h * w :]
+        x = self.last_blocks((along_context(x), block), embedding, angles, regularization)[0][:, -h * w :]
         shift, scale = self.modulation_out(embedding)
         x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
         return depth_to_space(x.reshape(b, h, w, -1), config.patch_size).astype(dtype)

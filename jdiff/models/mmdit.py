@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.ambient import along_context
 from jdiff.models.attention import attend
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Patches
@@ -213,7 +214,7 @@ class MMDiTModule(nnx.Module):
         x = self.pos_embed(x)
         b, h, w, width = x.shape
         x = (x + self._positions(h, w).astype(x.dtype)).reshape(b, h * w, width)
-        tokens = (x, self.context_embedder(cond["text"]))
+        tokens = (along_context(x), along_context(self.context_embedder(cond["text"])))
         for first in sorted(self.transformer_blocks, key=int):
             tokens = self.transformer_blocks[first](tokens, embedding)
         scale, shift = self.norm_out(embedding)

@@ -1,7 +1,7 @@
 """The pieces of a run, before, in and after training."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,10 @@ import numpy as np
 from jdiff.data import Batch, Source, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import Network, build
-from jdiff.parallel import check_batch, host_share, put_batch, replicated, state_sharding
+from jdiff.parallel import Row, check_batch, host_share, mapped, put_batch, replicated, report, state_sharding
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
-from jdiff.train.step import make_step
+from jdiff.train.step import Metrics, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Trainer:
         """Of one image."""
         return self.experiment.data.size, self.experiment.data.size, 3
 
+    def layout(self) -> list[Row]:
+        """How each array of the parameters lies on the mesh, and why."""
+        return report(self.mesh, self.abstract.params, heads_of(self.experiment))
+
     def initial(self) -> TrainState:
         """The state before the first update, on the mesh."""
         make = lambda: initial(
@@ -38,12 +42,26 @@ class Trainer:
         )
         return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract))()
 
-    def step(self) -> Any:
-        """The jitted update (state, batch) -> (state, metrics), which consumes the state."""
+    def update(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+        """The update (state, batch) -> (state, metrics) for one compilation over the mesh, before it is compiled."""
         optimizer = self.experiment.optimizer.build(self.experiment.steps)
-        step = make_step(self.experiment, self.network, optimizer, self.num_classes)
+        update = make_step(self.experiment, self.network, optimizer, self.num_classes)
+
+        def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return update(state, batch)
+
+        return on_mesh
+
+    def step(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+        """The compiled update (state, batch) -> (state, metrics), which consumes the state; by `pmap` where the mesh
+        says so."""
+        if self.experiment.mesh.strategy == "pmap":
+            optimizer = self.experiment.optimizer.build(self.experiment.steps)
+            update = make_step(self.experiment, self.network, optimizer, self.num_classes, axis="data")
+            return mapped(update, self.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+        return jax.jit(self.update(), donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
 
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
@@ -77,11 +95,16 @@ class Trainer:
         )
 
 
+def heads_of(experiment: Experiment) -> int | None:
+    """Of the attention of a transformer."""
+    return getattr(experiment.network, "num_attention_heads", None)
+
+
 def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | None = None) -> Trainer:
     """The pieces of a run on `devices`, which may be described and not there; on all that are, unless given. Raises
     ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build(devices)
-    check_batch(mesh, experiment.batch_size)
+    check_batch(mesh, experiment.batch_size, experiment.accumulate)
     step, divisor = experiment.data.bucket_step, experiment.network.divisor
     if step is not None and step % divisor:
         raise ValueError(f"data.bucket_step: {step} is not a multiple of {divisor}, which {experiment.network} needs")
@@ -94,6 +117,6 @@ def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | 
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        state_sharding(mesh, shapes),
+        state_sharding(mesh, shapes, heads_of(experiment)),
     )
     return Trainer(experiment, network, mesh, num_classes, abstract)
