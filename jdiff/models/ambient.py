@@ -28,6 +28,17 @@ def split(x: Array, *axes: Any) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes, *(ANY,) * (x.ndim - len(axes))))
 
 
+def along_batch(x: Array) -> Array:
+    """x [B, ...], of which nothing but the batch is split, where the mesh has an axis `context`.
+
+    Between convolutions and tokens that are split: XLA gets gradients of kernels wrong where images are split over one
+    axis beside others, twice what they are (jaxlib 0.10.2, on a CPU)."""
+    if size("context") == 1:
+        return x
+    even = x.shape[0] % size(*BATCH) == 0
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH) if even else PartitionSpec())
+
+
 def along_context(tokens: Array) -> Array:
     """Tokens [B, N, ...], the second axis of which is split over `context`, where that divides it."""
     parts = size("context")

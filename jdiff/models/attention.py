@@ -33,6 +33,11 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     return ring_attend(q, k, v) if ambient.size("context") > 1 else _attend(q, k, v)
 
 
+def attend_pixels(q: Array, k: Array, v: Array) -> Array:
+    """As `attend`, of a network of convolutions: under `context` its tokens are split in here alone."""
+    return ambient.along_batch(attend(*map(ambient.along_batch, (q, k, v))))
+
+
 def _attend(q: Array, k: Array, v: Array) -> Array:
     platform = jax.default_backend()
     if platform == "cpu":

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff.models.attention import attend
+from jdiff.models.attention import attend_pixels
 from jdiff.models.compute import Compute, rematerialized
 from jdiff.models.regularize import Regularization, regularized
 from jdiff.models.transformer import merge_heads, split_heads
@@ -200,5 +200,5 @@ class PixelAttention(nnx.Module):
         b, h, w, c = x.shape
         tokens = (x if self.group_norm is None else self.group_norm(x)).reshape(b, h * w, c)
         q, k, v = (split_heads(part(tokens), self.heads) for part in (self.to_q, self.to_k, self.to_v))
-        mixed = self.to_out(merge_heads(attend(q, k, v)))
+        mixed = self.to_out(merge_heads(attend_pixels(q, k, v)))
         return (x + mixed.reshape(x.shape)) / self.output_scale

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.attention import attend
+from jdiff.models.attention import attend_pixels
 from jdiff.models.embeddings import timesteps
 from jdiff.typing import Array, Cond
 
@@ -89,5 +89,5 @@ class SelfAttention(nnx.Module):
         b, n, width = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, width // self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = attend(rms_norm(q), rms_norm(k), v)
+        mixed = attend_pixels(rms_norm(q), rms_norm(k), v)
         return self.out(mixed.reshape(b, n, width))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
+from jdiff.models.ambient import along_batch
 from jdiff.models.compute import Compute, Stack
 from jdiff.models.convolution import Downsample, GroupNorm, ResnetBlock, Upsample
 from jdiff.models.regularize import Regularization
@@ -206,5 +207,5 @@ class PixelTransformer(nnx.Module):
 
     def __call__(self, x: Array, text: Array) -> Array:
         b, h, w, c = x.shape
-        tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
-        return x + self.proj_out(self.transformer_blocks(tokens, text).reshape(x.shape))
+        tokens = along_batch(self.proj_in(self.norm(x))).reshape(b, h * w, c)
+        return x + self.proj_out(along_batch(self.transformer_blocks(tokens, text).reshape(x.shape)))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.attention import attend
+from jdiff.models.attention import attend_pixels
 from jdiff.models.compute import Compute, rematerialized
 from jdiff.models.convolution import GroupNorm, ResnetBlock, conv
 from jdiff.models.embeddings import Fourier, timesteps
@@ -105,7 +105,7 @@ class Attention(nnx.Module):
         b, h, w, c = x.shape
         # The query, key and value of a channel stand side by side.
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, self.heads, c // self.heads, 3)
-        mixed = merge_heads(attend(qkv[..., 0], qkv[..., 1], qkv[..., 2]))
+        mixed = merge_heads(attend_pixels(qkv[..., 0], qkv[..., 1], qkv[..., 2]))
         return (x + self.proj(mixed.reshape(x.shape))) / self.output_scale
 
 
