@@ -28,6 +28,12 @@ def split(x: Array, *axes: Any) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes, *(ANY,) * (x.ndim - len(axes))))
 
 
+def in_place(x: Array) -> Array:
+    """x [B, ...], split as the batch is where the mesh has an axis `fsdp`, and else as the compiler likes."""
+    even = size("fsdp") > 1 and x.ndim > 0 and x.shape[0] % size(*BATCH) == 0
+    return split(x, BATCH) if even else x
+
+
 def along_batch(x: Array) -> Array:
     """x [B, ...], of which nothing but the batch is split, where the mesh has an axis `context`.
 

@@ -25,6 +25,7 @@ from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space
+from jdiff.models.products import Conv, Linear
 from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward, layer_norm
 from jdiff.typing import Array, Cond
@@ -133,7 +134,7 @@ class Modulation(nnx.Module):
     """The six parts [B, 1, 1, width] that modulate a block."""
 
     def __init__(self, width: int, compute: Compute, *, rngs: nnx.Rngs):
-        self.linear = nnx.Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
+        self.linear = Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, embedding: Array) -> list[Array]:
         return jnp.split(self.linear(jax.nn.silu(embedding))[:, None, None], 6, axis=-1)
@@ -177,7 +178,7 @@ class Patches(nnx.Module):
     """[B, H, W, C] -> tokens [B, H/p, W/p, width], as a convolution of p x p with a stride of p."""
 
     def __init__(self, channels: int, width: int, patch: int, compute: Compute, *, rngs: nnx.Rngs):
-        self.proj = nnx.Conv(
+        self.proj = Conv(
             channels, width, (patch, patch), strides=patch, padding="VALID", dtype=compute.dtype, rngs=rngs
         )
 
@@ -196,8 +197,8 @@ class DiTModule(nnx.Module):
         self.pos_embed = Patches(config.in_channels, width, patch, compute, rngs=rngs)
         self.transformer_blocks = Stack(lambda rngs: Block(config, rngs=rngs), config.num_layers, compute, rngs=rngs)
         last = {"kernel_init": ZERO, "dtype": compute.dtype, "rngs": rngs}
-        self.proj_out_1 = nnx.Linear(width, 2 * width, **last)
-        self.proj_out_2 = nnx.Linear(width, patch**2 * out, **last)
+        self.proj_out_1 = Linear(width, 2 * width, **last)
+        self.proj_out_2 = Linear(width, patch**2 * out, **last)
 
     def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype = self.config, x.dtype

@@ -44,7 +44,9 @@ def mean_over_parts(of_part: Callable[[Any], Any], rows: Any, parts: int) -> Any
     if parts == 1:
         return of_part(rows)
     cut = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), rows)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], cut)))
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], cut))
+    )
     add = lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None)
     total, _ = jax.lax.scan(add, zero, cut)
     return jax.tree.map(lambda leaf: leaf / parts, total)
