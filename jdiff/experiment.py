@@ -74,6 +74,8 @@ class Experiment:
     """Of the parameters, the order of the data and the noise."""
     batch_size: int = 32
     """Examples a step, over all devices."""
+    accumulate: int = 1
+    """Parts of a batch that come one after the other, so that less is held at a time; the step is that of the whole."""
     steps: int = 1000
     """Updates of the parameters."""
     label_dropout: float = 0.1
@@ -103,7 +105,7 @@ class Experiment:
     """Steps between pictures in samples/."""
 
     def __post_init__(self):
-        for field, least in [("seed", 0), ("batch_size", 1), ("steps", 1)] + [
+        for field, least in [("seed", 0), ("batch_size", 1), ("accumulate", 1), ("steps", 1)] + [
             (f"{what}_every", 1) for what in ("log", "checkpoint", "sample", "snapshot")
         ]:
             if getattr(self, field) < least:

@@ -39,7 +39,7 @@ def flops_a_step(trainer: Trainer) -> float:
     }
     if trainer.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    cost = trainer.step().lower(trainer.abstract, batch).cost_analysis()
+    cost = jax.jit(trainer.update()).lower(trainer.abstract, batch).cost_analysis()
     return float(cost["flops"]) if cost else float("nan")
 
 

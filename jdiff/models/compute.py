@@ -8,7 +8,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jdiff.models import ambient
 from jdiff.models.keys import Keys
+from jdiff.models.pipeline import pipelined
 
 # What the backward pass may keep of a block; it computes the rest again.
 REMAT: dict[str, Callable[..., Any]] = {
@@ -74,19 +76,28 @@ class Stack(nnx.Module):
 
     def __call__(self, x: Any, *inputs: Any, collect: bool = False) -> Any:
         """x, an array or a tuple, through all blocks, each given the same `inputs`; with `collect`, also what each
-        block was given, stacked."""
+        block was given, stacked.
+
+        Where the ambient mesh has an axis `pipeline` that divides the blocks, they are its stages (`pipeline.py`), but
+        for those that collect."""
         graph, state = nnx.split(self.each)
+        stages = ambient.size("pipeline")
 
-        def block(x: Any, state: nnx.State) -> tuple[Any, Any]:
-            return nnx.merge(graph, state)(x, *inputs), x if collect else None
+        def through(x: Any, state: nnx.State, inputs: tuple) -> tuple[Any, Any]:
+            block = lambda x, state: (nnx.merge(graph, state)(x, *inputs), x if collect else None)
+            return self._through(self.compute.checkpointed(block), x, state)
 
-        block = self.compute.checkpointed(block)
-        if self.compute.scan:
-            x, given = jax.lax.scan(block, x, state)
-        else:
-            seen = []
-            for i in range(self.depth):
-                x, before = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
-                seen.append(before)
-            given = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen) if collect else None
+        if stages > 1 and self.depth % stages == 0 and not collect:
+            return pipelined(lambda x, state, inputs: through(x, state, inputs)[0], x, state, inputs, stages)
+        x, given = through(x, state, inputs)
         return (x, given) if collect else x
+
+    def _through(self, block: Callable[[Any, nnx.State], tuple[Any, Any]], x: Any, state: nnx.State) -> Any:
+        """x through the blocks that `state` holds, and what each gives besides, stacked."""
+        if self.compute.scan:
+            return jax.lax.scan(block, x, state)
+        seen = []
+        for i in range(jax.tree.leaves(state)[0].shape[0]):
+            x, before = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+            seen.append(before)
+        return x, jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen)
