@@ -26,8 +26,8 @@ TRANSFORMERS = {
     ),
 }
 UNETS = {
-    "UNet": UNet(channels=64, multipliers=(1, 2), blocks=(1, 1), attention=(1,), heads=4, patch=1),
-    "SongUNet": SongUNet(model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)),
+    "UNet": UNet(channels=64, multipliers=(1, 1), blocks=(1, 1), attention=(1,), heads=4, patch=1),
+    "SongUNet": SongUNet(model_channels=64, channel_mult=(1,), num_blocks=1, attn_resolutions=(8,)),
     "DhariwalUNet": DhariwalUNet(model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)),
 }
 
