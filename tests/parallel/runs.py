@@ -30,6 +30,7 @@ UNETS = {
     "SongUNet": SongUNet(model_channels=64, channel_mult=(1,), num_blocks=1, attn_resolutions=(8,)),
     "DhariwalUNet": DhariwalUNet(model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)),
 }
+SMALL = UNet(channels=8, multipliers=(1,), blocks=(1,), attention=(), patch=2)
 
 
 def run_of(network, mesh, **fields):
@@ -56,7 +57,9 @@ def trained(experiment, steps=3, devices=None):
     trainer = assemble(experiment, 3, devices)
     state, step = trainer.initial(), trainer.step()
     params = jax.tree_util.tree_map_with_path(moved, state.params)
-    state = state._replace(params=jax.tree.map(jax.device_put, params, jax.tree.map(lambda a: a.sharding, state.params)))
+    state = state._replace(
+        params=jax.tree.map(jax.device_put, params, jax.tree.map(lambda a: a.sharding, state.params))
+    )
     figures, gradient = [], None
     for number in range(steps):
         state, metrics = step(state, put_batch(trainer.mesh, batch(number)))

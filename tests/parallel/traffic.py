@@ -10,7 +10,9 @@ from collections import Counter
 WIDTH = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
 SENT = re.compile(rf" = (?P<shape>.*?) (?P<kind>{KINDS})(?P<start>-start)?\((?P<rest>.*)")
-CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)|branch_computations={(.*?)}")
+CALLED = re.compile(
+    r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)|branch_computations={(.*?)}"
+)
 
 
 def size(shape: str) -> list[int]:
