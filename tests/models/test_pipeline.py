@@ -64,7 +64,7 @@ def test_a_pipeline_computes_as_one_device(mesh, compute):
     np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-5)
     assert counted == count == 4
     for leaf, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(slope), strict=True):
-        np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
+        assert np.abs(leaf - other).max() <= 1e-5 * np.abs(other).max()  # measured: 4e-6
 
 
 def test_a_batch_that_cannot_be_cut_passes_whole():

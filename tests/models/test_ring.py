@@ -19,22 +19,23 @@ def tokens(n, m, dtype):
 
 def through(q, k, v):
     """Values, and the gradient of a number of them."""
-    weigh = lambda *x: jnp.sum(attend(*x).astype(jnp.float32) ** 3)
+    weigh = lambda *x: jnp.sum(attend(*x) ** 3)
     return attend(q, k, v), *jax.grad(weigh, argnums=(0, 1, 2))(q, k, v)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(("n", "m"), [(16, 16), (13, 13), (16, 3)])
 def test_a_ring_attends_as_one_device(mesh, n, m):
-    """Three keys on eight devices: five of them have none. Logits are up to 60, so that the order of sums tells."""
-    inputs, built = tokens(n, m, jnp.float32), MESHES[mesh].build()
-    with jax.set_mesh(built):
-        text = jax.jit(through).lower(*put_batch(built, inputs)).as_text()
-        got = jax.jit(through)(*put_batch(built, inputs))
-    assert "collective_permute" in text
-    for result, expected in zip(got, jax.jit(through)(*inputs), strict=True):
-        scale = float(np.abs(expected).max())
-        np.testing.assert_allclose(result, expected, atol=3e-6 * scale)
+    """Three keys on eight devices: five of them have none. Logits are up to 60."""
+    with jax.enable_x64(True):
+        inputs, built = tokens(n, m, jnp.float64), MESHES[mesh].build()
+        wanted = jax.jit(through)(*inputs)
+        with jax.set_mesh(built):
+            compiled = jax.jit(through).lower(*put_batch(built, inputs)).compile()
+        got = compiled(*put_batch(built, inputs))
+    assert "collective-permute" in compiled.as_text()
+    for result, expected in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
 
 
 def test_a_ring_sums_in_float32():

@@ -47,7 +47,7 @@ def test_batches_are_split_over_data_and_fsdp():
     check_batch(mesh, 12, accumulate=3)
     with pytest.raises(ValueError, match="batch_size 6 must be a multiple of the 4 slices"):
         check_batch(mesh, 6)
-    with pytest.raises(ValueError, match="batch_size 12 must be a multiple of the 4 slices .* times accumulate=2"):
+    with pytest.raises(ValueError, match=r"batch_size 12 must be a multiple of the 4 slices .* times accumulate=2"):
         check_batch(mesh, 12, accumulate=2)
     batch = put_batch(mesh, {"image": np.arange(32.0).reshape(16, 2)})
     assert {shard.data.shape for shard in batch["image"].addressable_shards} == {(4, 2)}

@@ -67,11 +67,11 @@ def test_optimizer_and_average_lie_as_the_parameters_do(name):
     assert lie(state.params) == lie(state.ema) == lie(adam.mu) == lie(adam.nu)
     rows = trainer.layout()
     assert [P(*row.spec) for row in rows] == [leaf.sharding.spec for leaf in jax.tree.leaves(state.params)]
-    # Every large array that is copied along fsdp says why.
+    # Every array that is copied along fsdp says why.
     assert all("fsdp" in row.spec or row.copied for row in rows)
     values = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     split = sum(leaf.size for leaf in jax.tree.leaves(state.params) if "fsdp" in leaf.sharding.spec)
-    assert split > 0.9 * values
+    assert split > 0.85 * values
 
 
 def test_a_state_is_sharded_as_reported():
