@@ -35,10 +35,7 @@ def in_place(x: Array) -> Array:
 
 
 def along_batch(x: Array) -> Array:
-    """x [B, ...], of which nothing but the batch is split, where the mesh has an axis `context`.
-
-    Between convolutions and tokens that are split: XLA gets gradients of kernels wrong where images are split over one
-    axis beside others, twice what they are (jaxlib 0.10.2, on a CPU)."""
+    """x [B, ...], of which nothing but the batch is split, where the mesh has an axis `context`."""
     if size("context") == 1:
         return x
     even = x.shape[0] % size(*BATCH) == 0

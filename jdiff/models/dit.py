@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff.models.ambient import along_batch, along_context
+from jdiff.models.ambient import along_context
 from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
@@ -203,7 +203,7 @@ class DiTModule(nnx.Module):
     def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype = self.config, x.dtype
         embedding = self.embedder(timestep, cond).astype(config.compute.dtype)
-        x = along_batch(self.pos_embed(x))
+        x = self.pos_embed(x)
         _, h, w, width = x.shape
         angles = None
         if config.positions == "rope":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff.models.ambient import along_batch, along_context
+from jdiff.models.ambient import along_context
 from jdiff.models.attention import attend
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Patches
@@ -232,7 +232,7 @@ class MMDiTModule(nnx.Module):
         if set(cond) != {"text", "pooled"}:
             raise ValueError(f"cond: got {sorted(cond)}, this network takes ['pooled', 'text']")
         embedding = self.time_text_embed(timestep, cond["pooled"]).astype(config.compute.dtype)
-        x = along_batch(self.pos_embed(x))
+        x = self.pos_embed(x)
         b, h, w, width = x.shape
         x = (x + self._positions(h, w).astype(x.dtype)).reshape(b, h * w, width)
         tokens = (along_context(x), along_context(self.context_embedder(cond["text"])))

@@ -4,6 +4,9 @@ Where a mesh has an axis `fsdp`, it splits the batch and the weights. A compiler
 the part of the weights that a device has, and sends activations around, wherever those are the smaller ones. With the
 results split as the batch is, it has to bring the weights together instead, and to leave of their gradient the
 device's own part: what fully sharded data parallelism is (1910.02054).
+
+And where a mesh has an axis `context`, it splits tokens, but not the images of convolutions: XLA gets gradients of
+kernels wrong, twice what they are, where it splits images along an axis beside others (jaxlib 0.10.2, on a CPU).
 """
 
 from flax import nnx
@@ -20,7 +23,7 @@ class Linear(nnx.Linear):
 
 
 class Conv(nnx.Conv):
-    """Flax's, x [B, H, W, in] -> [B, H', W', out], split along B."""
+    """Flax's, x [B, H, W, in] -> [B, H', W', out], split along B alone."""
 
     def __call__(self, inputs: Array) -> Array:
-        return ambient.in_place(super().__call__(inputs))
+        return ambient.in_place(ambient.along_batch(super().__call__(ambient.along_batch(inputs))))

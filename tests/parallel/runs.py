@@ -1,6 +1,7 @@
 """Small networks that all axes of a mesh can split, and a few updates of each from parameters that are not zero."""
 
 import dataclasses
+import functools
 import zlib
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 
 from jdiff.models import DhariwalUNet, DiT, JiT, SongUNet, UNet
-from jdiff.parallel import put_batch
+from jdiff.parallel import Mesh, put_batch
 from jdiff.train.trainer import assemble
 from tests.recipe import experiment
 
@@ -26,10 +27,11 @@ TRANSFORMERS = {
     ),
 }
 UNETS = {
-    "UNet": UNet(channels=64, multipliers=(1, 2), blocks=(1, 1), attention=(1,), heads=4, patch=1),
-    "SongUNet": SongUNet(model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)),
+    "UNet": UNet(channels=64, multipliers=(1, 1), blocks=(1, 1), attention=(1,), heads=4, patch=1),
+    "SongUNet": SongUNet(model_channels=64, channel_mult=(1,), num_blocks=1, attn_resolutions=(8,)),
     "DhariwalUNet": DhariwalUNet(model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)),
 }
+SMALL = UNet(channels=8, multipliers=(1,), blocks=(1,), attention=(), patch=2)
 
 
 def run_of(network, mesh, **fields):
@@ -51,14 +53,20 @@ def moved(path, leaf):
     return np.asarray(leaf) + 0.05 * rng.normal(size=leaf.shape).astype(np.float32)
 
 
+@functools.cache
+def start(network):
+    """The state before the first update, on the host."""
+    trainer = assemble(run_of(network, Mesh(data=1)), 3, jax.devices()[:1])
+    state = jax.tree.map(np.asarray, trainer.initial())
+    return state._replace(params=jax.tree_util.tree_map_with_path(moved, state.params))
+
+
 def trained(experiment, steps=3, devices=None):
     """Losses and norms of the gradient [steps, 2], the first gradient, the state at the end, the trainer, the step."""
     trainer = assemble(experiment, 3, devices)
-    state, step = trainer.initial(), trainer.step()
-    params = jax.tree_util.tree_map_with_path(moved, state.params)
-    state = state._replace(
-        params=jax.tree.map(jax.device_put, params, jax.tree.map(lambda a: a.sharding, state.params))
-    )
+    step = trainer.step()
+    put = lambda leaf, like: jax.make_array_from_callback(leaf.shape, like.sharding, lambda index: leaf[index])
+    state = jax.tree.map(put, start(experiment.network), trainer.abstract)
     figures, gradient = [], None
     for number in range(steps):
         state, metrics = step(state, put_batch(trainer.mesh, batch(number)))

@@ -13,7 +13,7 @@ import pytest
 
 from jdiff.models import MMDiT, functional
 from jdiff.parallel import Mesh, put_batch, state_sharding
-from tests.parallel.runs import ROWS, SIZE, TRANSFORMERS, UNETS, difference, moved, run_of, trained
+from tests.parallel.runs import ROWS, SIZE, SMALL, TRANSFORMERS, UNETS, difference, moved, run_of, trained
 
 LOSS, NORM, GRADIENT = 1e-5, 1e-4, 5e-6
 MESHES = {
@@ -25,10 +25,11 @@ MESHES = {
     "fsdp x context x tensor": Mesh(fsdp=2, context=2, tensor=2),
     "pipeline x data x fsdp": Mesh(pipeline=2, data=2, fsdp=2),
 }
+# Networks of convolutions know no tensor and no pipeline: there, these axes hold copies.
 TABLE = [(name, mesh) for name in TRANSFORMERS for mesh in MESHES] + [
-    (name, mesh) for name in UNETS for mesh in MESHES if "pipeline" not in mesh
+    (name, mesh) for name in UNETS for mesh in ("dp", "fsdp", "fsdp x context x tensor")
 ]
-ALL = TRANSFORMERS | UNETS
+ALL = TRANSFORMERS | UNETS | {"small": SMALL}
 
 
 @functools.cache
@@ -66,22 +67,21 @@ def test_a_mixed_mesh_trains_as_one_device():
 
 
 def test_pmap_trains_as_one_device():
-    state, _, _ = same_as_alone("UNet", Mesh(strategy="pmap"))
+    state, _, _ = same_as_alone("small", Mesh(strategy="pmap"))
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize(
-    "mesh", [Mesh(data=1), Mesh(data=4), pytest.param(Mesh(data=4, strategy="pmap"), id="pmap")], ids=str
-)
+DRAWN = {"stratified_times": True, "dropout": 0.2, "stochastic_depth": 0.2}
+
+
+@pytest.mark.parametrize("mesh", [Mesh(data=4), Mesh(data=4, strategy="pmap")], ids=["jit", "pmap"])
 def test_accumulated_parts_are_the_whole_batch(mesh):
     """Stratified times are those of the whole batch, and what is left out of an example does not know of its part."""
-    fields = {"stratified_times": True, "dropout": 0.2, "stochastic_depth": 0.2}
-    whole, gradient, *_ = trained(run_of(UNETS["UNet"], Mesh(data=1), **fields), steps=2)
-    parts, first, *_ = trained(run_of(UNETS["UNet"], mesh, accumulate=4, **fields), steps=2)
+    whole, gradient, *_ = trained(run_of(SMALL, Mesh(data=1), **DRAWN), steps=2)
+    parts, first, *_ = trained(run_of(SMALL, mesh, accumulate=4, **DRAWN), steps=2)
     np.testing.assert_allclose(parts[:, 0], whole[:, 0], rtol=LOSS)
     assert difference(first, gradient) < GRADIENT
-    other = trained(run_of(UNETS["UNet"], Mesh(data=1), **fields | {"stratified_times": False}), steps=1)[0]
-    assert abs(other[0, 0] / whole[0, 0] - 1) > 1e-3
+    assert np.abs(alone("small")[0][:2, 0] / whole[:, 0] - 1).min() > 1e-3  # without all that, others
 
 
 @pytest.mark.slow
