@@ -1,6 +1,7 @@
 """How a network computes, which changes nothing of what it is: dtype, scan and rematerialization."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,25 @@ def rematerialized(call: Callable[..., Any]) -> Callable[..., Any]:
     return checkpointed
 
 
+def by_rows(tree: Any) -> Any:
+    """The same arrays, those of rows of a batch split over the axes `data` and `fsdp` of the mesh in use, if one is.
+
+    Without it XLA splits activations as the parameters that they meet are split, and sends them, which are larger, to
+    keep those where they are. Other axes are left to XLA.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    names = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
+    shards = math.prod(mesh.shape[name] for name in names)
+
+    def placed(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.ndim < 2 or leaf.shape[0] % shards:
+            return leaf
+        free = (jax.sharding.PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
+        return jax.lax.with_sharding_constraint(leaf, jax.sharding.PartitionSpec(names, *free))
+
+    return jax.tree.map(placed, tree) if shards > 1 else tree
+
+
 class Stack(nnx.Module):
     """Equal blocks in a row, `make(rngs)` each: (x, ...) -> x. Their parameters are stacked along a first axis, under
     the name `each`, whether they are scanned or not."""
@@ -77,8 +97,11 @@ class Stack(nnx.Module):
         block was given, stacked."""
         graph, state = nnx.split(self.each)
 
+        inputs = by_rows(inputs)
+
         def block(x: Any, state: nnx.State) -> tuple[Any, Any]:
-            return nnx.merge(graph, state)(x, *inputs), x if collect else None
+            x = by_rows(x)
+            return by_rows(nnx.merge(graph, state)(x, *inputs)), x if collect else None
 
         block = self.compute.checkpointed(block)
         if self.compute.scan:

@@ -13,7 +13,8 @@ from jdiff.models import MMDiT, Network, UNet2DCondition, build
 from jdiff.parallel import batch_sharding, check_batch, host_share, put_batch, replicated, state_sharding
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
-from jdiff.train.step import make_step
+from jdiff.train.step import Metrics, make_step
+from jdiff.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,12 @@ class Trainer:
         optimizer = self.experiment.optimizer.build(self.experiment.steps)
         step = make_step(self.experiment, self.network, optimizer, self.num_classes)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+
+        def on_mesh(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return step(state, batch)
+
+        return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
 
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
