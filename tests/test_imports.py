@@ -58,6 +58,7 @@ MAY = {
         "train.faults",
         "train.keep",
     },
+    "plan": {"models", "parallel", "experiment", "train"},
     "cli": _MATHS
     | {
         "lab",
@@ -69,6 +70,7 @@ MAY = {
         "pipelines",
         "evaluate",
         "experiment",
+        "plan",
         "train",
         "train.optimizer",
     },
