@@ -30,6 +30,9 @@ class Compiled:
     """Bytes that the compiler has for a program, where it said so."""
     flops: float
     cycles: float
+    product_cycles: float
+    moved: float
+    """`hlo.Statistics` says what these three are."""
     sent: dict[str, float]
     """Bytes that a device sends, by kind of collective."""
     between: float
@@ -76,6 +79,8 @@ def _measured(program: jax.stages.Compiled, trainer: Trainer) -> Compiled:
         available=None,
         flops=figures.flops,
         cycles=figures.cycles,
+        product_cycles=figures.product_cycles,
+        moved=figures.moved,
         sent=figures.sent(),
         between=between,
         opaque=figures.opaque,
@@ -88,7 +93,7 @@ def _too_large(message: str) -> Compiled:
         r"[Uu]sed ([\d.]+[KMG]?) of ([\d.]+[KMG]?) hbm", message
     )
     needed, available = (_bytes(size) for size in sizes.groups()) if sizes else (0, None)
-    return Compiled(0, needed or 0, False, available, 0.0, 0.0, {}, 0.0, {})
+    return Compiled(0, needed or 0, False, available, 0.0, 0.0, 0.0, 0.0, {}, 0.0, {})
 
 
 def _bytes(size: str) -> int:

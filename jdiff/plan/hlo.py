@@ -21,6 +21,7 @@ import numpy as np
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0}
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+_PRODUCTS = ("convolution", "dot")
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 
@@ -44,6 +45,11 @@ class Statistics:
     flops: float
     cycles: float
     """The compiler's own estimate, collectives and opaque kernels left out; 0 where it gives none, as on GPUs."""
+    product_cycles: float
+    """Of these, in fusions with products of matrices."""
+    moved: float
+    """Bytes that fusions and copies without products read and write in main memory; of a stack of which one layer is
+    read or written, that layer."""
     collectives: tuple[Collective, ...]
     opaque: dict[str, int]
     """Kernels that the text does not show the inside of, with how often they run."""
@@ -81,22 +87,28 @@ def statistics(text: str) -> Statistics:
         if instruction.opcode == "fusion"
         for name in _called(instruction)
     }
-    flops = cycles = 0.0
+    flops = cycles = product_cycles = moved = 0.0
     collectives, opaque = [], Counter()
     for name, times in runs.items():
         body = computations[name].instructions
         for instruction in body.values():
             kind = instruction.opcode.removesuffix("-start")
-            if instruction.opcode in ("convolution", "dot"):
+            if instruction.opcode in _PRODUCTS:
                 flops += times * _flops(instruction, body)
             elif kind in _COLLECTIVES:
                 collectives.append(_collective(instruction, kind, name, body, times))
             elif instruction.opcode == "custom-call" and (target := _opaque(instruction)):
                 opaque[target] += times
-            if name not in fused and kind not in _COLLECTIVES and not _wraps_collective(instruction, computations):
-                found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
-                cycles += times * int(found[1]) if found else 0
-    return Statistics(flops, cycles, tuple(collectives), dict(opaque))
+            if name in fused or kind in _COLLECTIVES or _holds(instruction, computations, _COLLECTIVES):
+                continue
+            found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+            taken = times * int(found[1]) if found else 0
+            cycles += taken
+            if instruction.opcode in _PRODUCTS or _holds(instruction, computations, _PRODUCTS):
+                product_cycles += taken
+            elif instruction.opcode in ("fusion", "copy"):
+                moved += times * _moved(instruction, body, computations)
+    return Statistics(flops, cycles, product_cycles, moved, tuple(collectives), dict(opaque))
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
@@ -281,10 +293,32 @@ def _opaque(instruction: _Instruction) -> str:
     return target[1] if target and target[1].startswith(kernels) else ""
 
 
-def _wraps_collective(instruction: _Instruction, computations: dict[str, _Computation]) -> bool:
+def _holds(instruction: _Instruction, computations: dict[str, _Computation], opcodes: tuple[str, ...]) -> bool:
+    """Whether it is a fusion of any of these."""
     return any(
-        inner.opcode in _COLLECTIVES
+        inner.opcode in opcodes
         for name in _called(instruction)
         if instruction.opcode == "fusion" and name in computations
         for inner in computations[name].instructions.values()
     )
+
+
+def _moved(instruction: _Instruction, body: dict[str, _Instruction], computations: dict[str, _Computation]) -> float:
+    """Bytes read and written in main memory; S(1) marks what lies in the chip's own."""
+    main = lambda kind: 0.0 if "S(1)" in kind and not kind.startswith("(") else _bytes(kind)
+    reads = {place: main(body[name].type) for place, name in enumerate(instruction.operands) if name in body}
+    writes = main(instruction.type)
+    called = [name for name in _called(instruction) if name in computations] if instruction.opcode == "fusion" else []
+    inside = computations[called[0]].instructions if called else {}
+    for inner in inside.values():
+        source = inside.get(inner.operands[0]) if inner.operands else None
+        if inner.opcode not in ("dynamic-slice", "dynamic-update-slice") or source is None:
+            continue
+        part = _bytes(inner.type)
+        if inner.opcode == "dynamic-update-slice":
+            update = inside.get(inner.operands[1])
+            part = _bytes(update.type) if update is not None else part
+            writes -= min(writes, _bytes(inner.type) - part)
+        if source.opcode == "parameter" and (place := int(source.operands[0])) in reads:
+            reads[place] = min(reads[place], 0.0 if inner.opcode == "dynamic-update-slice" else part)
+    return sum(reads.values()) + writes

@@ -120,7 +120,8 @@ def assembled(
             model=work.model,
             hardware=hardware,
             cycles=compiled.cycles if measured else 0.0,
-            traffic=2.0 * sum(arguments.values()),
+            product_cycles=compiled.product_cycles if measured else 0.0,
+            moved=compiled.moved if measured else 2.0 * sum(arguments.values()),
             sent=sum(compiled.sent.values()) if measured else sum(sent.values()),
             between=compiled.between if measured else _between(trainer, topology, sent),
         )
@@ -211,14 +212,14 @@ def _predicted(prediction: Prediction, cost: Bill | None) -> list[str]:
     said = [
         f"PREDICTION   step {prediction.step * 1e3:.1f} ms: computing {prediction.compute * 1e3:.1f}, sending "
         f"{prediction.sending * 1e3:.1f} (none of it hidden); not below {prediction.roofline * 1e3:.1f} by roofline",
-        f"             MFU {prediction.mfu:.1%}, {prediction.mfu_hidden:.1%} if all sending is hidden; "
+        f"             MFU {prediction.mfu:.1%}, {prediction.mfu_hidden:.1%} if all sending is hidden, "
+        f"{prediction.mfu_slow:.1%} if the compiler's cycles are right for all of it; "
         f"{prediction.images:,.0f} images/s",
     ]
     if cost is not None:
         dollars = "price unknown: give --dollars" if cost.dollars is None else f"${cost.dollars:,.0f}"
-        energy = (
-            "power not published: give --watts" if cost.kilowatt_hours is None else f"{cost.kilowatt_hours:,.0f} kWh"
-        )
+        power = cost.kilowatt_hours
+        energy = "power not published: give --watts" if power is None else f"{power:,.0f} kWh"
         carbon = "" if cost.kilograms is None else f", {cost.kilograms:,.0f} kg CO2"
         said.append(f"             the run: {cost.hours:.1f} h, {dollars}, {energy}{carbon}")
     return said

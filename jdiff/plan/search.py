@@ -47,11 +47,8 @@ def search(
     for one in found:
         pairs += [(plan, one) for plan in estimated([one], topology, classes=classes, economy=economy)]
     pairs.sort(key=lambda pair: rank(pair[0]))
-    best = [
-        make(one, topology, classes=classes, economy=economy, cache=cache)
-        for plan, one in pairs[:compiled]
-        if plan.fits
-    ]
+    first = [one for plan, one in pairs[:compiled] if plan.fits]
+    best = [make(one, topology, classes=classes, economy=economy, cache=cache) for one in first]
     return sorted(best, key=rank) + [plan for plan, _ in pairs[len(best) :]]
 
 
@@ -67,9 +64,8 @@ def table(plans: list[Plan]) -> list[str]:
         mesh = ",".join(f"{name}={count}" for name, count in plan.mesh.items() if count > 1)
         verdict = ("fits" if plan.fits else "too large") + ("" if plan.compiled else " (est.)")
         rate, mfu = (plan.prediction.images, plan.prediction.mfu) if plan.prediction else (float("nan"),) * 2
-        said.append(
-            f"{plan.batch:<6} {plan.remat:24} {mesh:18} {verdict:16} {plan.needed / 2**30:6.1f}  {rate:18,.0f}  {mfu:.1%}"
-        )
+        sizes = f"{verdict:16} {plan.needed / 2**30:6.1f}  {rate:18,.0f}  {mfu:.1%}"
+        said.append(f"{plan.batch:<6} {plan.remat:24} {mesh:18} {sizes}")
     return said
 
 
