@@ -32,7 +32,7 @@ experiment = Experiment(
     times=LogitNormalTime(),
     optimizer=Optimizer(learning_rate=1e-4, warmup=1000, decay="none"),
     sampling=Sampling(solver="euler", grid="uniform", steps=28, guidance=5.0),
-    mesh=Mesh(fsdp=64),
+    mesh=Mesh(fsdp=8),
     batch_size=8192,
     steps=100_000,
     ema_decay=0.9999,

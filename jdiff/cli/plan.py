@@ -71,4 +71,4 @@ def main(words: list[str]) -> None:
     else:
         print(json.dumps(figures(plan)))
     if not plan.fits:
-        raise ValueError(search.too_large(plan, experiment, classes=given.classes, economy=economy, cache=given.cache))
+        raise ValueError(search.too_large(plan, experiment, classes=given.classes, economy=economy))

@@ -56,7 +56,7 @@ class Statistics:
 
     def sent(self) -> dict[str, float]:
         """Bytes that a device sends, by kind of collective."""
-        total: Counter = Counter()
+        total: dict[str, float] = defaultdict(float)
         for collective in self.collectives:
             total[collective.kind] += collective.sent
         return dict(sorted(total.items()))

@@ -1,12 +1,12 @@
 """From figures to a prediction of time, cost and energy. Nothing here was measured on the hardware.
 
 The time of a step is the sum of two parts. Computing: of fusions with products of matrices, the compiler's estimate of
-cycles over the clock (it counts 87 to 94% of peak for a product of 8192 x 8192 matrices); of all others, the bytes that
-they move over the bandwidth of the memory. Of those the compiler's cycles are not taken: they come to 0.36 to 0.4 of the
-published bandwidth for x + 1, on every chip, which makes them a slow end and is given as such. Without the compiler, the
-greater of FLOPs over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one
-axis of a torus. What of it is hidden behind computing is not known ahead of time: the prediction is the sum, and the
-other end, all of it hidden, is given beside it.
+cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of all others, the
+bytes that they move over the bandwidth of the memory. Of those the compiler's cycles are not taken: for x + 1 they come
+to 0.36 to 0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater
+of FLOPs over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis
+of a torus. What of it is hidden behind computing is not known ahead of time: the prediction is the sum, and the other
+end, all of it hidden, is given beside it.
 """
 
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ def predict(
     sent: float,
     between: float,
 ) -> Prediction:
-    """`model` FLOPs of an example; `hardware` FLOPs, `cycles` (0 if not known) and of these
-    `product_cycles`, bytes `moved` in memory besides, bytes `sent` and of these `between` slices, all of one device and step."""
+    """`model` FLOPs of an example; `hardware` FLOPs, `cycles` (0 if not known) and of these `product_cycles`, bytes
+    `moved` in memory besides, bytes `sent` and of these `between` slices, all of one device and step."""
     chip = topology.chip
     peak = chip.peak / chip.cores
     moving = moved * chip.cores / chip.bandwidth

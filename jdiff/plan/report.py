@@ -75,16 +75,12 @@ class Plan:
         return None if self.work is None else each * self.work.hardware(self.remat)
 
 
-def make(
-    experiment: Experiment, topology: Topology, *, classes: int, economy: Economy, cache: Path, compiling: bool = True
-) -> Plan:
+def make(experiment: Experiment, topology: Topology, *, classes: int, economy: Economy, cache: Path) -> Plan:
     """The plan of a run. Raises ValueError for a mesh, a batch or a network that does not fit the topology."""
     start = time.perf_counter()
     trainer, missing = described(experiment, topology, classes)
-    compiled = None
-    if not missing and compiling:
-        compiled = compiled_step(trainer, topology, cache)
-    return assembled(trainer, topology, economy, compiled, missing or ("not asked for" * (not compiling)), start)
+    compiled = None if missing else compiled_step(trainer, topology, cache)
+    return assembled(trainer, topology, economy, compiled, missing, start)
 
 
 def assembled(
@@ -111,19 +107,19 @@ def assembled(
         bill=None,
         seconds=0.0,
     )
-    measured = compiled is not None and compiled.fits
+    measured = compiled if compiled is not None and compiled.fits else None
     if work is not None and (measured or compiled is None):
-        hardware = compiled.flops if measured else plan.hardware or 0.0
+        hardware = measured.flops if measured else plan.hardware or 0.0
         prediction = predict(
             topology,
             batch=batch,
             model=work.model,
             hardware=hardware,
-            cycles=compiled.cycles if measured else 0.0,
-            product_cycles=compiled.product_cycles if measured else 0.0,
-            moved=compiled.moved if measured else 2.0 * sum(arguments.values()),
-            sent=sum(compiled.sent.values()) if measured else sum(sent.values()),
-            between=compiled.between if measured else _between(trainer, topology, sent),
+            cycles=measured.cycles if measured else 0.0,
+            product_cycles=measured.product_cycles if measured else 0.0,
+            moved=measured.moved if measured else 2.0 * sum(arguments.values()),
+            sent=sum(measured.sent.values()) if measured else sum(sent.values()),
+            between=measured.between if measured else _between(trainer, topology, sent),
         )
         cost = bill(
             topology,

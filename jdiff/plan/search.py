@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 from jdiff.experiment import Experiment
 from jdiff.plan import analytic
@@ -10,6 +12,13 @@ from jdiff.plan.report import Economy, Plan, make
 from jdiff.plan.topology import Topology
 
 REMATS = ("none", "dots", "dots_with_no_batch_dims", "full")
+
+
+class Found(NamedTuple):
+    """A plan, and what it is of."""
+
+    plan: Plan
+    experiment: Experiment
 
 
 def candidates(experiment: Experiment, topology: Topology) -> list[Experiment]:
@@ -26,15 +35,24 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Experiment]:
     return found
 
 
-def estimated(experiments: list[Experiment], topology: Topology, *, classes: int, economy: Economy) -> list[Plan]:
+def estimated(experiments: list[Experiment], topology: Topology, *, classes: int, economy: Economy) -> list[Found]:
     """Their plans without compiling; those whose mesh the topology does not carry are left out."""
-    plans = []
+    trainers: dict[Mesh, Trainer | None] = {}
+    found = []
     for experiment in experiments:
-        try:
-            plans.append(make(experiment, topology, classes=classes, economy=economy, cache=Path(), compiling=False))
-        except ValueError:
+        if experiment.mesh not in trainers:
+            try:
+                trainers[experiment.mesh], _ = described(experiment, topology, classes)
+            except ValueError:
+                trainers[experiment.mesh] = None
+        trainer = trainers[experiment.mesh]
+        if trainer is None:
             continue
-    return plans
+        # Batch and rematerialization change nothing of the state.
+        trainer = dataclasses.replace(trainer, experiment=experiment)
+        plan = assembled(trainer, topology, economy, None, "only the first are compiled", time.perf_counter())
+        found.append(Found(plan, experiment))
+    return found
 
 
 def search(
@@ -42,11 +60,8 @@ def search(
 ) -> list[Plan]:
     """Plans of all candidates, those that fit first, by predicted images a second; the first `compiled` are compiled,
     where there is a compiler."""
-    found = candidates(experiment, topology)
-    pairs = []
-    for one in found:
-        pairs += [(plan, one) for plan in estimated([one], topology, classes=classes, economy=economy)]
-    pairs.sort(key=lambda pair: rank(pair[0]))
+    pairs = estimated(candidates(experiment, topology), topology, classes=classes, economy=economy)
+    pairs.sort(key=lambda pair: rank(pair.plan))
     first = [one for plan, one in pairs[:compiled] if plan.fits]
     best = [make(one, topology, classes=classes, economy=economy, cache=cache) for one in first]
     return sorted(best, key=rank) + [plan for plan, _ in pairs[len(best) :]]
@@ -69,10 +84,10 @@ def table(plans: list[Plan]) -> list[str]:
     return said
 
 
-def too_large(plan: Plan, experiment: Experiment, *, classes: int, economy: Economy, cache: Path) -> str:
+def too_large(plan: Plan, experiment: Experiment, *, classes: int, economy: Economy) -> str:
     """One line: by how much, and the three cheapest ways to make it fit, in predicted images a second that are left."""
     others = estimated(candidates(experiment, plan.topology), plan.topology, classes=classes, economy=economy)
-    same = [other for other in others if other.fits and other.batch <= plan.batch]
+    same = [other for other, _ in others if other.fits and other.batch <= plan.batch]
     ways = []
     for other in sorted(same, key=lambda other: (_changes(plan, other), rank(other))):
         words = _words(plan, other)

@@ -5,7 +5,6 @@ it from looking for a TPU: they are set here, in this process alone.
 """
 
 import importlib.util
-import logging
 import math
 import os
 import re
@@ -74,9 +73,9 @@ def devices(topology: Topology) -> list[Any]:
         raise NoCompilerError("the compiler for TPUs is not installed: pip install 'jdiff[tpu]'")
     for name, value in _WITHOUT_TPU.items():
         os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")  # a TPU that is here is not for planning
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
     several = {"num_slices": topology.slices} if topology.slices > 1 else {}
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **several).devices
     except jax.errors.JaxRuntimeError as error:
