@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jdiff.experiment import Experiment
+from jdiff.parallel import Mesh
 from jdiff.plan import analytic
-from jdiff.plan.report import Economy, Plan, make
+from jdiff.plan.mesh import described
+from jdiff.plan.report import Economy, Plan, assembled, make
 from jdiff.plan.topology import Topology
+from jdiff.train.trainer import Trainer
 
 REMATS = ("none", "dots", "dots_with_no_batch_dims", "full")
 

@@ -25,9 +25,7 @@ PODS = {
 }
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu: pip install jdiff[tpu]"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"),
 ]
 
 
