@@ -61,6 +61,7 @@ MAY = {
         "train.faults",
         "train.keep",
     },
+    "plan": {"models", "parallel", "experiment", "train"},
     "cli": _MATHS
     | {
         "lab",
@@ -72,6 +73,7 @@ MAY = {
         "pipelines",
         "evaluate",
         "experiment",
+        "plan",
         "train",
         "train.optimizer",
     },

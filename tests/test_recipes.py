@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jdiff.data import Latents
 from jdiff.experiment import from_json, load_recipe, to_json
 from jdiff.train.trainer import assemble
 
@@ -25,7 +26,8 @@ def test_recipes_are_as_recorded(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_say_how_to_run_them_and_fit_together(recipe):
     assert f"jdiff train experiments/{recipe.name}" in recipe.read_text()
-    assert assemble(load_recipe(recipe), 3).abstract.params
+    experiment = load_recipe(recipe)
+    assert assemble(experiment, 0 if isinstance(experiment.data, Latents) else 3).abstract.params
 
 
 def test_what_is_no_recipe_is_a_study():

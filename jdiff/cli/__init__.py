@@ -12,6 +12,7 @@ VERBS = {
     "lab": "errors and orders of solvers on targets with exact answers",
     "checkpoint": "list, verify and export what a run has saved",
     "replay": "make the update that a run gave up at once more",
+    "plan": "whether a run fits hardware that is not there, and what it is predicted to take",
     "info": "a run's config, parameters, FLOPs, devices and checkpoints",
 }
 

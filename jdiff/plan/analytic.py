@@ -1,0 +1,140 @@
+"""What a step needs, from closed formulas of the network: nothing is traced or compiled.
+
+FLOPs of products of matrices, 2 for a multiply-add. With N tokens of width D, a block of a transformer takes 24 N D^2
+for its weights, 4 N^2 D for its attention and, once an image, what its modulation takes. A step of training takes three
+times a forward pass (Kaplan et al., 2001.08361, section 2.1); what rematerialization computes again is work of the
+hardware and not of the model, and MFU is of the model's (Chowdhery et al., 2204.02311, appendix B).
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdiff.experiment import Experiment
+from jdiff.models import DiT, FullAttention, MMDiT
+from jdiff.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one example's forward pass."""
+
+    blocks: float
+    """In the blocks that rematerialization computes again, their attention left out."""
+    attention: float
+    """Products of queries, keys and values."""
+    rest: float
+
+    @property
+    def forward(self) -> float:
+        """All of it."""
+        return self.blocks + self.attention + self.rest
+
+    @property
+    def model(self) -> float:
+        """Of a step of training."""
+        return 3 * self.forward
+
+    def hardware(self, remat: str) -> float:
+        """Of a step of training, with what is computed again."""
+        again = {"full": self.blocks + self.attention, "dots_with_no_batch_dims": self.attention}
+        return self.model + again.get(remat, 0.0)
+
+
+def work(experiment: Experiment) -> Work | None:
+    """Of the experiment's network; None where there is no closed formula for it here."""
+    network, data = experiment.network, experiment.data
+    out = experiment.parameterization.out_channels(data.channels)
+    if isinstance(network, DiT) and isinstance(network.attention, FullAttention):
+        return _dit(network, data.size, data.channels, out)
+    if isinstance(network, MMDiT):
+        return _mmdit(network, data.size, data.channels, out, getattr(data, "tokens", 0))
+    return None
+
+
+def _dit(network: DiT, size: int, channels: int, out: int) -> Work:
+    n, d, depth, patch = (size // network.patch_size) ** 2, network.width, network.num_layers, network.patch_size**2
+    blocks = depth * (24 * n * d**2 + 12 * d**2)
+    rest = 2 * (256 * d + d**2) + 4 * d**2 + 2 * n * patch * d * (channels + out)
+    return Work(blocks, depth * 4 * n**2 * d, rest)
+
+
+def _mmdit(network: MMDiT, size: int, channels: int, out: int, m: int) -> Work:
+    n, d, patch = (size // network.patch_size) ** 2, network.width, network.patch_size**2
+    dual = len(network.dual_attention_layers)
+    blocks = network.num_layers * (24 * (n + m) * d**2 + 24 * d**2) + dual * (8 * n * d**2 + 6 * d**2)
+    # The last block gives no text: neither its projection nor its two layers, and two of its six modulations.
+    blocks -= 18 * m * d**2 + 8 * d**2
+    attention = 4 * d * (network.num_layers * (n + m) ** 2 + dual * n**2)
+    embeddings = 256 * d + network.pooled_projection_dim * d + 2 * d**2 + m * network.joint_attention_dim * d
+    return Work(blocks, attention, 2 * embeddings + 4 * d**2 + 2 * n * patch * d * (channels + out))
+
+
+def shard_bytes(tree: Any) -> int:
+    """Bytes that one device holds of arrays with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def arguments(trainer: Trainer) -> dict[str, int]:
+    """Bytes on one device of what a step is given, by class."""
+    state = trainer.abstract
+    parts = {"parameters": state.params, "average": state.ema, "optimizer": state.opt_state}
+    sizes = {name: shard_bytes(part) for name, part in parts.items()}
+    sizes["other"] = shard_bytes((state.step, state.key, state.skipped))
+    return sizes | {"batch": shard_bytes(trainer.abstract_batch)}
+
+
+def temporary(trainer: Trainer) -> float | None:
+    """An estimate of the bytes that a step needs besides its arguments: gradients, parameters in the dtype of
+    activations, what blocks keep for the backward pass, and what one block works in. None where the network has no
+    closed formula. The factors are fitted to what the compiler says (experiments/results/pod_plans.md)."""
+    experiment = trainer.experiment
+    if work(experiment) is None or not isinstance(experiment.network, DiT | MMDiT):
+        return None
+    network, data = experiment.network, experiment.data
+    wide = np.dtype("float32").itemsize
+    narrow = 2 if network.compute.dtype == "bfloat16" else wide
+    tokens = (data.size // network.patch_size) ** 2 + getattr(data, "tokens", 0)
+    rows = math.ceil(experiment.batch_size / trainer.mesh.size)
+    token = network.width * narrow
+    weights = tokens * network.num_attention_heads  # of attention, a token
+    kept = {
+        "none": 24 * token + weights * (wide + narrow),
+        "dots": 15 * token + weights * wide,
+        "dots_with_no_batch_dims": 15 * token,
+        "full": token,
+    }[network.compute.remat]
+    working = 40 * token + 4 * weights * wide
+    parameters = shard_bytes(trainer.abstract.params)
+    return parameters * (1 + narrow / wide) + rows * tokens * (network.num_layers * kept + working)
+
+
+def sent(trainer: Trainer) -> dict[str, float]:
+    """Bytes that one device sends in a step, by kind of collective, in a ring: parameters that `fsdp` splits are
+    gathered forward and backward, and once more with full rematerialization of the blocks, in the dtype of activations;
+    their gradients are summed and split; those of all parameters are summed over `data`."""
+    experiment, shape = trainer.experiment, trainer.mesh.shape
+    compute = getattr(experiment.network, "compute", None)
+    narrow = 2 if compute is not None and compute.dtype == "bfloat16" else 4
+    whole = split = 0.0
+    for leaf in jax.tree.leaves(trainer.abstract.params):
+        part = math.prod(leaf.sharding.shard_shape(leaf.shape)) < leaf.size
+        split, whole = (split + leaf.size, whole) if part else (split, whole + leaf.size)
+    x, copies = shape["fsdp"], shape["data"]
+    gathers = 3 if compute is not None and compute.remat == "full" else 2
+    ring = lambda count: (count - 1) / count
+    return {
+        "all-gather": gathers * split * narrow * ring(x),
+        "reduce-scatter": split * narrow * ring(x),
+        "all-reduce": 2 * narrow * (split / x * ring(copies) + whole * ring(x * copies)),
+    }
+
+
+def with_remat(experiment: Experiment, remat: str) -> Experiment:
+    """The experiment, computing with another rematerialization."""
+    compute = dataclasses.replace(experiment.network.compute, remat=remat)  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(experiment, network=dataclasses.replace(experiment.network, compute=compute))

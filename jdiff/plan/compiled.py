@@ -1,0 +1,100 @@
+"""The step that `jdiff train` runs, compiled for devices that are not there, and what the compiler says of it.
+
+Kept by the hash of what was compiled: the program before XLA, the devices, and the versions of jax, jaxlib and libtpu.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+
+from jdiff.plan import hlo
+from jdiff.plan.topology import Topology, slice_of
+from jdiff.train.run import write_atomically
+from jdiff.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler said of one device's program. Bytes and FLOPs of one device and one step."""
+
+    arguments: int
+    temporaries: int
+    fits: bool
+    available: int | None
+    """Bytes that the compiler has for a program, where it said so."""
+    flops: float
+    cycles: float
+    product_cycles: float
+    moved: float
+    """`hlo.Statistics` says what these three are."""
+    sent: dict[str, float]
+    """Bytes that a device sends, by kind of collective."""
+    between: float
+    """Of these, bytes of groups that reach over slices."""
+    opaque: dict[str, int]
+
+
+def default_cache() -> Path:
+    """Where compiled figures are kept unless told otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jdiff" / "plans"
+
+
+def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled:
+    """Compiles the trainer's step, or reads what was said when it was. Raises ValueError for what the compiler refuses
+    for another reason than memory."""
+    lowered = trainer.step().lower(trainer.abstract, trainer.abstract_batch)
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")]
+    words = "\n".join([str(topology), *versions, Path(hlo.__file__).read_text(), lowered.as_text()])
+    path = cache / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
+    if path.exists():
+        return Compiled(**json.loads(path.read_text()))
+    try:
+        result = _measured(lowered.compile(), trainer)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise ValueError(f"the compiler refuses this step: {' '.join(str(error).split())[:400]}") from error
+        result = _too_large(str(error))
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(asdict(result)))
+    return result
+
+
+def _measured(program: jax.stages.Compiled, trainer: Trainer) -> Compiled:
+    memory = program.memory_analysis()
+    if memory is None:
+        raise ValueError("the compiler does not say how much memory the program takes")
+    figures = hlo.statistics(program.as_text() or "")
+    slices = slice_of(trainer.mesh)
+    between = sum(one.sent for one in figures.collectives if len(set(slices[list(one.group)])) > 1)
+    return Compiled(
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        fits=True,
+        available=None,
+        flops=figures.flops,
+        cycles=figures.cycles,
+        product_cycles=figures.product_cycles,
+        moved=figures.moved,
+        sent=figures.sent(),
+        between=between,
+        opaque=figures.opaque,
+    )
+
+
+def _too_large(message: str) -> Compiled:
+    """Of the compiler's "... (55.44G) exceeds available HBM (15.75G)" and "Used 20.1G of 15.75G hbm"."""
+    sizes = re.search(r"\(([\d.]+[KMG]?)\) exceeds available HBM \(([\d.]+[KMG]?)\)", message) or re.search(
+        r"[Uu]sed ([\d.]+[KMG]?) of ([\d.]+[KMG]?) hbm", message
+    )
+    needed, available = (_bytes(size) for size in sizes.groups()) if sizes else (0, None)
+    return Compiled(0, needed or 0, False, available, 0.0, 0.0, 0.0, 0.0, {}, 0.0, {})
+
+
+def _bytes(size: str) -> int:
+    return int(float(size.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(size[-1], 1))

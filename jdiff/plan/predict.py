@@ -1,0 +1,110 @@
+"""From figures to a prediction of time, cost and energy. Nothing here was measured on the hardware.
+
+The time of a step is the sum of two parts. Computing: of fusions with products of matrices, the compiler's estimate of
+cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of all others, the
+bytes that they move over the bandwidth of the memory. Of those the compiler's cycles are not taken: for x + 1 they come
+to 0.36 to 0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater
+of FLOPs over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis
+of a torus. What of it is hidden behind computing is not known ahead of time: the prediction is the sum, and the other
+end, all of it hidden, is given beside it.
+"""
+
+from dataclasses import dataclass
+
+from jdiff.plan.topology import Topology
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one step; a prediction, whatever it was computed from."""
+
+    compute: float
+    """Seconds of computing."""
+    sending: float
+    """Seconds of sending within slices and between them."""
+    roofline: float
+    """Seconds below which no step of this work can be: peak FLOP/s, whole bandwidths, everything hidden."""
+    mfu: float
+    """The model's FLOPs over what the chips could do in the predicted time."""
+    mfu_hidden: float
+    """The same where all sending is hidden behind computing."""
+    mfu_slow: float
+    """The same as `mfu` where the compiler's cycles are right for all fusions."""
+    images: float
+    """A second, of all chips."""
+
+    @property
+    def step(self) -> float:
+        """Predicted seconds."""
+        return self.compute + self.sending
+
+
+def predict(
+    topology: Topology,
+    *,
+    batch: int,
+    model: float,
+    hardware: float,
+    cycles: float,
+    product_cycles: float,
+    moved: float,
+    sent: float,
+    between: float,
+) -> Prediction:
+    """`model` FLOPs of an example; `hardware` FLOPs, `cycles` (0 if not known) and of these `product_cycles`, bytes
+    `moved` in memory besides, bytes `sent` and of these `between` slices, all of one device and step."""
+    chip = topology.chip
+    peak = chip.peak / chip.cores
+    moving = moved * chip.cores / chip.bandwidth
+    bound = max(hardware / peak, moving)
+    known = cycles > 0 and chip.clock > 0
+    compute = product_cycles / chip.clock + moving if known else bound
+    slow = cycles / chip.clock if known else bound
+    # A ring in both directions of one axis; more axes only make it faster.
+    inside = (sent - between) * chip.cores / (2 * chip.link if chip.platform == "tpu" else chip.link)
+    outside = between * chip.cores / chip.dcn
+    sending = inside + outside
+    could = topology.chips * chip.peak
+    total = model * batch
+    return Prediction(
+        compute=compute,
+        sending=sending,
+        roofline=max(bound, sending),
+        mfu=total / (could * (compute + sending)),
+        mfu_hidden=total / (could * max(compute, sending)),
+        mfu_slow=total / (could * (slow + sending)),
+        images=batch / (compute + sending),
+    )
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Of a run, predicted."""
+
+    hours: float
+    dollars: float | None
+    kilowatt_hours: float | None
+    kilograms: float | None
+    """Of CO2."""
+
+
+def bill(
+    topology: Topology,
+    *,
+    images: float,
+    rate: float,
+    dollars: float | None,
+    watts: float | None,
+    pue: float,
+    grams: float | None,
+) -> Bill:
+    """Of a run of `images` at `rate` a second: `dollars` a chip and hour, `watts` a chip, `pue` of the data centre,
+    `grams` of CO2 a kilowatt hour of its grid. What is not given is not in the bill."""
+    hours = images / rate / 3600
+    energy = None if watts is None else hours * topology.chips * watts / 1000 * pue
+    return Bill(
+        hours=hours,
+        dollars=None if dollars is None else hours * topology.chips * dollars,
+        kilowatt_hours=energy,
+        kilograms=None if energy is None or grams is None else energy * grams / 1000,
+    )

@@ -1,0 +1,90 @@
+"""Devices that are described and not there, for the compiler to compile for.
+
+The description of TPUs comes from libtpu, whose part that compiles runs without one. Three environment variables keep
+it from looking for a TPU: they are set here, in this process alone.
+"""
+
+import importlib.util
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from jdiff.plan.chips import CHIPS, Chip
+
+_WITHOUT_TPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+
+
+class NoCompilerError(ValueError):
+    """There is no compiler for this hardware here."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Chips, how they are wired, and how many such slices a slower network joins."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chips(self) -> int:
+        """Of all slices."""
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def size(self) -> int:
+        """Devices as JAX counts them."""
+        return self.chips * self.chip.cores
+
+    def __str__(self) -> str:
+        name = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+        return name if self.slices == 1 else f"{self.slices} slices of {name}"
+
+
+def parse(text: str, slices: int = 1) -> Topology:
+    """Of "v5p:8x8x8": the chip, and how many of it each way. Raises ValueError for what is not one."""
+    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
+    if found is None or found[1] not in CHIPS:
+        raise ValueError(f"topology: {text!r} is not CHIP:AxB or CHIP:AxBxC, with CHIP one of {', '.join(CHIPS)}")
+    chip, shape = CHIPS[found[1]], tuple(map(int, found[2].split("x")))
+    axes = {6: 3, 4: 2, 1: 2}[chip.links]
+    if len(shape) != axes:
+        raise ValueError(f"topology: {text}: {chip.name} has {axes} axes, such as {'x'.join(['4'] * axes)}")
+    if slices < 1 or min(shape) < 1:
+        raise ValueError(f"topology: {slices} slices of {text} hold no chip")
+    return Topology(chip, shape, slices)
+
+
+def devices(topology: Topology) -> list[Any]:
+    """The devices of a topology, described, those of a slice side by side. Raises NoCompilerError where what compiles
+    for them is not installed, and ValueError where there is no such topology."""
+    if topology.chip.platform != "tpu":
+        raise NoCompilerError(
+            f"compiling for {topology.chip.name} without one needs a description of the GPU that jaxlib does not "
+            "carry; the analytic part is all there is"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise NoCompilerError("the compiler for TPUs is not installed: pip install 'jdiff[tpu]'")
+    for name, value in _WITHOUT_TPU.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")  # a TPU that is here is not for planning
+    name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
+    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **several).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"topology: there is no {topology}: {' '.join(str(error).split())}") from error
+    if len(found) != topology.size:
+        raise ValueError(f"topology: {topology} has {len(found)} devices, {topology.size} were expected")
+    return sorted(found, key=lambda device: getattr(device, "slice_index", 0) or 0)
+
+
+def slice_of(mesh: jax.sharding.Mesh) -> np.ndarray:
+    """The slice of each device, in the order of the mesh."""
+    return np.array([getattr(device, "slice_index", 0) or 0 for device in mesh.devices.flat])

@@ -1,0 +1,98 @@
+"""Figures of compiled programs: by hand on small texts, and of programs that XLA compiles here."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jdiff.plan.hlo import statistics
+
+TEXT = """HloModule m
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.1 (input: bf16[64,32]) -> bf16[16,32] {
+  %input = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
+  %ar = bf16[64,32]{1,0:T(8,128)(2,1)} all-reduce(%input), replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%sum
+  ROOT %own = bf16[16,32]{1,0:T(8,128)(2,1)} slice(%ar), slice={[0:16], [0:32]}
+}
+
+%body (p: (s32[], bf16[64,32])) -> (s32[], bf16[64,32]) {
+  %p = (s32[]{:T(128)}, bf16[64,32]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[64,32]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
+  %w = bf16[32,32]{1,0} constant({...})
+  %y = bf16[64,32]{1,0} convolution(%x, %w), dim_labels=bf_io->bf, backend_config={"estimated_cycles":"100"}
+  %mine = bf16[16,32]{1,0} fusion(%y), calls=%all-reduce-scatter.1, backend_config={"estimated_cycles":"7"}
+  %all = bf16[64,32]{1,0} all-gather(%mine), replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) \
+{'axis_1'}, dimensions={0}
+  ROOT %t = (s32[], bf16[64,32]) tuple(%i, %all)
+}
+
+%condition (q: (s32[], bf16[64,32])) -> pred[] {
+  %q = (s32[]{:T(128)}, bf16[64,32]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %n = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[] compare(%j, %n), direction=LT
+}
+
+ENTRY %main (x: bf16[64,32]) -> (s32[], bf16[64,32]) {
+  %x.1 = bf16[64,32]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], bf16[64,32]) tuple(%zero, /*index=1*/%x.1)
+  ROOT %loop = (s32[], /*index=1*/bf16[64,32]{1,0}) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    figures = statistics(TEXT)
+    assert figures.flops == 5 * 2 * 64 * 32 * 32
+    assert figures.cycles == figures.product_cycles == 5 * 100  # the collective's own estimate is none of computing
+    # In a ring of 4: 3/4 of the 4096 bytes that are summed and split, three times the 1024 that are gathered.
+    assert figures.sent() == {"all-gather": 5 * 3 * 1024, "reduce-scatter": 5 * 3 * 1024}
+    assert {one.kind: one.group for one in figures.collectives} == {
+        "reduce-scatter": (0, 2, 4, 6),
+        "all-gather": (0, 2, 4, 6),
+    }
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="loop loop: its condition does not show how often it runs"):
+        statistics(TEXT.replace("%n = s32[]{:T(128)} constant(5)", "%n = s32[] get-tuple-element(%q), index=0"))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_products_are_counted_as_xla_counts_them(stride, padding):
+    def gradients(x, kernel, a, b):
+        conv = lambda x, kernel: jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        loss = lambda x, kernel, a, b: conv(x, kernel).sum() + jnp.einsum("bij,bjk->bik", a, b).sum()
+        return jax.grad(loss, argnums=(0, 1, 2, 3))(x * x, kernel, a, b)
+
+    shapes = [(2, 9, 8, 32), (3, 3, 32, 48), (4, 25, 26), (4, 26, 27)]
+    program = jax.jit(gradients).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
+    # XLA counts additions and multiplications by element as well: they are few here.
+    assert statistics(program.as_text()).flops == pytest.approx(program.cost_analysis()["flops"], rel=0.02)
+
+
+def test_a_scan_that_xla_compiles_is_counted_whole():
+    def products(x, w):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=7)[0]
+
+    x, w = jax.ShapeDtypeStruct((8, 64), jnp.float32), jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    program = jax.jit(products).lower(x, w).compile()
+    assert statistics(program.as_text()).flops == 7 * 2 * 8 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    "optimized", ["convolution(%x, %w), dim_labels=bf_io->bf", "dot(%x, %w), lhs_contracting_dims={1}"]
+)
+def test_both_ways_of_writing_a_product(optimized):
+    text = TEXT.replace("convolution(%x, %w), dim_labels=bf_io->bf", optimized)
+    assert statistics(text).flops == 5 * 2 * 64 * 32 * 32

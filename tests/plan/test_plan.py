@@ -1,0 +1,146 @@
+"""Plans without a compiler: what is said of memory, FLOPs and traffic, and what is refused, in one line."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jdiff.experiment import load_recipe
+from jdiff.models import Compute, DiT, MMDiT, build
+from jdiff.plan import analytic, search
+from jdiff.plan.mesh import described
+from jdiff.plan.mesh import parse as on_mesh
+from jdiff.plan.predict import bill, predict
+from jdiff.plan.report import Economy, figures, lines, make
+from jdiff.plan.topology import parse
+from jdiff.train.trainer import assemble
+from tests import recipe
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
+DIT, MMDIT = (load_recipe(EXPERIMENTS / f"pod_{name}.py") for name in ("dit_xl2", "mmdit"))
+ECONOMY = Economy(images=1e6)
+GPUS = parse("h100:8x8")  # for which there is no compiler, wherever the tests run
+
+
+def plan(experiment, topology=GPUS):
+    return make(experiment, topology, classes=0, economy=ECONOMY, cache=Path("none"))
+
+
+def test_published_flops():
+    """118.64 G multiply-adds of DiT-XL/2 at 256 px (2212.09748, table 1), with both outputs of the learned variance."""
+    network = DiT(out_channels=8)
+    forward = analytic._dit(network, 32, 4, 8).forward
+    assert forward / 2 == pytest.approx(118.64e9, rel=2e-3)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_formulas_against_what_xla_counts(remat):
+    """Of the whole gradient, written out, before XLA optimizes: sums, norms and softmaxes are the rest."""
+    compute = Compute(remat=remat, scan=False)
+    wide = DiT(num_layers=2, num_attention_heads=8, attention_head_dim=64, num_embeds_ada_norm=0, compute=compute)
+    joint = MMDiT(
+        num_layers=2, num_attention_heads=8, caption_projection_dim=512, joint_attention_dim=256, compute=compute
+    )
+    for config, tokens in ((wide, 0), (joint, 24)):
+        experiment = dataclasses.replace(
+            DIT, network=config, data=dataclasses.replace(MMDIT.data if tokens else DIT.data, size=16, tokens=tokens)
+        )
+        channels = experiment.data.channels
+        network = build(config, size=16, channels=channels, num_classes=0, out_channels=channels)
+        params = jax.eval_shape(network.init, jax.random.key(0))
+        rows = lambda *shape: jax.ShapeDtypeStruct((4, *shape), np.float32)
+        cond = {name: rows(*shape) for name, shape in config.conditions(tokens).items()} if tokens else {}
+        loss = lambda params, x, t, cond, apply=network.apply: (apply(params, x, t, cond) ** 2).sum()
+        counted = jax.jit(jax.grad(loss)).lower(params, rows(16, 16, channels), rows(), cond).cost_analysis()["flops"]
+        assert counted == pytest.approx(4 * analytic.work(experiment).hardware(remat), rel=0.05)
+
+
+def test_bytes_of_arguments_are_those_of_the_arrays():
+    """On devices that are here: what one of them really holds."""
+    experiment = dataclasses.replace(
+        recipe.experiment, network=DiT(num_layers=2, num_attention_heads=2, attention_head_dim=64)
+    )
+    experiment = on_mesh("data=2,fsdp=4", experiment)
+    trainer = assemble(experiment, 3)
+    state = trainer.initial()
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    sizes = analytic.arguments(trainer)
+    assert sum(size for name, size in sizes.items() if name != "batch") == held
+    assert sizes["batch"] == 2 * (8 * 8 * 3 * 4 + 4 + 4)
+
+
+def test_without_a_compiler_the_analytic_part_is_there_and_what_is_missing_is_said():
+    found = plan(dataclasses.replace(DIT, batch_size=1024))
+    text = "\n".join(lines(found))
+    assert "not compiled: compiling for h100" in text and "PREDICTION" in text and "ESTIMATED" in text
+    assert figures(found)["compiled"] is None and found.fits
+    # 675M parameters: with the average and two moments, 16 bytes each, split over 8.
+    assert sum(found.arguments.values()) == pytest.approx(675e6 * 16 / 8, rel=0.02)
+
+
+def test_traffic_of_fsdp():
+    """Parameters gathered twice and their gradients summed: (X - 1)/X of them; what is copied is summed by all."""
+    experiment = dataclasses.replace(analytic.with_remat(DIT, "none"), batch_size=1024)
+    trainer, _ = described(experiment, GPUS, 0)
+    total = 2 * sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract.params))
+    sent = analytic.sent(trainer)
+    assert sent["all-gather"] == pytest.approx(2 * total * 7 / 8, rel=1e-2)
+    assert sent["reduce-scatter"] == pytest.approx(total * 7 / 8, rel=1e-2)
+    assert sent["all-reduce"] == pytest.approx(2 * total / 8 * 7 / 8, rel=2e-2)
+
+
+def test_predictions_keep_to_the_limits():
+    of = {"batch": 64, "model": 1e13, "hardware": 1e13, "cycles": 0, "product_cycles": 0, "moved": 0, "between": 0}
+    calm = predict(parse("v5p:4x4x4"), sent=0, **of)
+    assert calm.mfu == pytest.approx(1) and calm.step == pytest.approx(1e13 / 4.59e14)
+    busy = predict(parse("v5p:4x4x4"), sent=1.8e11, **of)
+    assert busy.step == pytest.approx(calm.step + 1) and busy.mfu < busy.mfu_hidden <= 1
+    paid = bill(parse("v5p:4x4x4"), images=3600 * 100, rate=100, dollars=2, watts=500, pue=1.5, grams=100)
+    assert paid == (type(paid))(hours=1, dollars=128, kilowatt_hours=48, kilograms=4.8)
+
+
+@pytest.mark.parametrize(
+    "topology, mesh, said",
+    [
+        ("v9:2x2x2", "", "topology: 'v9:2x2x2' is not CHIP:AxB"),
+        ("v5p:8x8", "", "topology: v5p:8x8: v5p has 3 axes, such as 4x4x4"),
+        ("h100:8x8", "data=8,fsdp=4", "mesh: data=8 x fsdp=4 is 32, and h100:8x8 has 64 devices"),
+        ("h100:8x8", "data=8,rows=8", "mesh: 'rows=8' of 'data=8,rows=8' is not AXIS=NUMBER"),
+        ("h100:8x8", "fsdp=3", "mesh: fsdp=3 is 3, and h100:8x8 has 64 devices"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(topology, mesh, said):
+    with pytest.raises(ValueError, match="^" + said.replace("(", r"\(")):
+        plan(on_mesh(mesh, DIT) if mesh else DIT, parse(topology))
+
+
+def test_a_step_that_does_not_fit_is_told_three_ways():
+    large = analytic.with_remat(dataclasses.replace(MMDIT, batch_size=64 * 256), "none")
+    found = plan(large)
+    assert not found.fits
+    line = search.too_large(found, large, classes=0, economy=ECONOMY)
+    ways = line.partition("Cheapest ways: ")[2].split("; ")
+    assert "GiB too much a device" in line and len(ways) == 3
+    for way in ways:
+        words, changed = way.split(), large
+        for flag, value in zip(words[::2], words[1::2], strict=True):
+            if flag == "--mesh":
+                changed = on_mesh(value, changed)
+            elif flag == "--batch-size":
+                changed = dataclasses.replace(changed, batch_size=int(value))
+            else:
+                assert flag == "--network.compute.remat"
+                changed = analytic.with_remat(changed, value)
+        assert plan(changed).fits
+
+
+def test_a_search_ranks_what_fits_first(tmp_path):
+    ranked = search.search(DIT, parse("h100:1x8"), classes=0, economy=ECONOMY, cache=tmp_path)
+    assert len(ranked) >= 100
+    fits = [found.fits for found in ranked]
+    assert fits == sorted(fits, reverse=True) and True in fits and False in fits
+    rates = [found.prediction.images for found in ranked if found.fits]
+    assert rates == sorted(rates, reverse=True)
+    assert len(search.table(ranked)) == len(ranked) + 1

@@ -1,0 +1,64 @@
+"""The pod recipes compiled for pods that are not there, against what was recorded: traffic that doubles shows here.
+
+`python -m tests.plan.test_pods` records anew. Needs the extra `tpu`, whose compiler runs on any machine.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from jdiff.experiment import load_recipe
+from jdiff.plan import analytic
+from jdiff.plan.compiled import compiled_step
+from jdiff.plan.mesh import described
+from jdiff.plan.mesh import parse as on_mesh
+from jdiff.plan.topology import parse
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = Path(__file__).parent / "golden.json"
+# Recipe, topology, slices, mesh.
+PODS = {
+    "DiT-XL/2 on 512 v5p": ("pod_dit_xl2", "v5p:8x8x8", 1, "data=64,fsdp=8"),
+    "MM-DiT on 512 v5p": ("pod_mmdit", "v5p:8x8x8", 1, "data=8,fsdp=64"),
+}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"),
+]
+
+
+def compiled(name, cache):
+    recipe, topology, slices, mesh = PODS[name]
+    experiment = on_mesh(mesh, load_recipe(ROOT / "experiments" / f"{recipe}.py"))
+    trainer, missing = described(experiment, parse(topology, slices), 0)
+    assert not missing
+    return trainer, compiled_step(trainer, parse(topology, slices), cache)
+
+
+def recorded(said):
+    return {"flops": said.flops, "arguments": said.arguments, "temporaries": said.temporaries, "sent": said.sent}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_computes_holds_and_sends_what_it_did(name, tmp_path):
+    trainer, said = compiled(name, tmp_path)
+    golden = json.loads(GOLDEN.read_text())[name]
+    work = analytic.work(trainer.experiment)
+    formula = work.hardware("full") * trainer.experiment.batch_size / trainer.mesh.size
+    assert said.flops == pytest.approx(golden["flops"], rel=1e-3) == pytest.approx(formula, rel=0.02)
+    assert said.arguments == golden["arguments"]
+    assert said.temporaries == pytest.approx(golden["temporaries"], rel=0.1)
+    least = 0.01 * sum(golden["sent"].values())
+    for kind in said.sent | golden["sent"]:
+        assert said.sent.get(kind, 0) == pytest.approx(golden["sent"].get(kind, 0), rel=0.1, abs=least), kind
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        GOLDEN.write_text(
+            json.dumps({name: recorded(compiled(name, Path(folder))[1]) for name in PODS}, indent=2) + "\n"
+        )
