@@ -70,6 +70,9 @@ class Experiment:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     faults: Faults = dataclasses.field(default_factory=Faults)
     keep: Keep = dataclasses.field(default_factory=Keep)
+    init: str | None = None
+    """A run, or a network in the layout of diffusers, in a folder or on the hub, whose parameters training starts from
+    where names and shapes fit; the others start as ever."""
     seed: int = 0
     """Of the parameters, the order of the data and the noise."""
     batch_size: int = 32

@@ -51,6 +51,7 @@ MAY = {
     "train": _MATHS
     | {
         "models",
+        "interop",
         "data",
         "parallel",
         "pictures",

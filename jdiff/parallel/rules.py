@@ -45,7 +45,7 @@ def _path(entries: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(entries), simple=True, separator="/")
 
 
-def _row(path: str, shape: tuple[int, ...], sizes: dict[str, int], heads: int | None) -> Row:
+def _row(path: str, shape: Sequence[int], sizes: dict[str, int], heads: int | None) -> Row:
     spec: list[str | None] = [None] * len(shape)
     copied = []
     first = int("each" in path.split("/") and len(shape) > 0)
@@ -71,7 +71,7 @@ def _row(path: str, shape: tuple[int, ...], sizes: dict[str, int], heads: int | 
             spec[max(free, key=lambda axis: shape[axis])] = "fsdp"
     while spec and spec[-1] is None:
         spec.pop()
-    return Row(path, shape, PartitionSpec(*spec), tuple(copied))
+    return Row(path, tuple(shape), PartitionSpec(*spec), tuple(copied))
 
 
 def report(mesh: jax.sharding.Mesh, abstract: Any, heads: int | None = None) -> list[Row]:

@@ -30,6 +30,7 @@ from jdiff.parallel import wait_for_all
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
+from jdiff.train.finetune import started_from
 from jdiff.train.goodput import Goodput, spent, told
 from jdiff.train.keep import Due
 from jdiff.train.preemption import Preemption
@@ -146,6 +147,10 @@ def _resumed(loop: _Loop) -> TrainState:
     with loop.goodput.of("init"):
         found = loop.checkpoints.newest(loop.trainer.abstract, lambda damage: _say(f"passed over: {damage}"))
         done, state = found or (0, loop.trainer.initial())
+        source = loop.trainer.experiment.init
+        if found is None and source is not None:
+            state, words = started_from(source, state, loop.directory)
+            _say(words)
         run.cut(loop.directory / "metrics.jsonl", done)
     return state
 
