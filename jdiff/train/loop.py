@@ -23,7 +23,7 @@ import numpy as np
 from jdiff import pictures
 from jdiff.data import Source, open_source, ordered
 from jdiff.experiment import Experiment, fingerprint
-from jdiff.parallel import wait_for_all
+from jdiff.parallel import summary, wait_for_all
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
@@ -70,6 +70,9 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         source = open_source(experiment.data, "train")
         trainer = assemble(experiment, len(source.class_names))
         _claim(directory, experiment, source)
+    if trainer.mesh.size > 1:
+        axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
+        _say(f"mesh: {axes}; {summary(trainer.layout())}")
     with Checkpoints(directory / "checkpoints", clean=True) as checkpoints, Preemption() as preemption:
         draw = trainer.pipeline(_PREVIEW)
         loop = _Loop(trainer, source, directory, checkpoints, draw, goodput, preemption)
