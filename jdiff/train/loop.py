@@ -26,7 +26,7 @@ import numpy as np
 from jdiff import pictures
 from jdiff.data import Source, open_source
 from jdiff.experiment import Experiment, fingerprint
-from jdiff.parallel import wait_for_all
+from jdiff.parallel import summary, wait_for_all
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
@@ -81,6 +81,9 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
         _claim(directory, experiment, source)
+    if trainer.mesh.size > 1:
+        axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
+        _say(f"mesh: {axes}; {summary(trainer.layout())}")
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", experiment.keep))
         snapshots = stack.enter_context(open_snapshots(directory)) if experiment.profiles else None
