@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jdiff.typing import Array
@@ -71,9 +72,19 @@ class Mesh:
             raise ValueError(f"a mesh of data={self.data} x fsdp={self.fsdp} does not fit {count} devices")
         if self.data is None and data * self.fsdp != count:
             raise ValueError(f"fsdp={self.fsdp} does not divide {count} devices; give data as well to use fewer")
-        return jax.make_mesh(
-            (data, self.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices[: data * self.fsdp]
-        )
+        return _laid_out((data, self.fsdp), ("data", "fsdp"), devices[: data * self.fsdp])
+
+
+def _laid_out(shape: tuple[int, ...], names: tuple[str, ...], devices: Sequence[Any]) -> jax.sharding.Mesh:
+    """The mesh, the first axis of which alone reaches over slices, where devices are of several."""
+    kinds = (AxisType.Auto,) * len(names)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, names, kinds, devices=devices)
+    if shape[0] % slices:
+        raise ValueError(f"mesh: {names[0]}={shape[0]} must be a multiple of the {slices} slices that devices are of")
+    inside, between = (shape[0] // slices, *shape[1:]), (slices, *(1 for _ in shape[1:]))
+    return jax.sharding.Mesh(create_hybrid_device_mesh(inside, between, devices), names, axis_types=kinds)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
