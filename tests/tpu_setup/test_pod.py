@@ -92,6 +92,6 @@ def test_a_babysitter_that_is_killed_at_any_moment(cloud):
 
 def test_a_run_that_cannot_work_is_given_up(cloud):
     babysitter = cloud.start("babysit", "run-1", "false", FAILURES="2")
-    out, err = babysitter.communicate(timeout=200)
+    err = babysitter.communicate(timeout=200)[1]
     assert babysitter.returncode == 2 and "run-1 has failed 3 times in a row" in err
     assert cloud.created() == 1 and cloud.hosts()
