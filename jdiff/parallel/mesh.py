@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # What speaks least comes first, so that it lies furthest apart.
@@ -64,7 +65,21 @@ class Mesh:
         if self.strategy == "pmap" and jax.process_count() > 1:
             raise ValueError(f"mesh.strategy: pmap works in one process, these are {jax.process_count()}")
         shape = tuple(data if axis == "data" else getattr(self, axis) for axis in AXES)
-        return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices[: data * inner])
+        return _laid_out(shape, devices[: data * inner])
+
+
+def _laid_out(shape: tuple[int, ...], devices: Sequence[Any]) -> jax.sharding.Mesh:
+    """The mesh where, of several slices, each holds a part of `data`, or else of `pipeline`: the axes that speak least
+    reach over the slow network between slices."""
+    kinds, slices = (AxisType.Auto,) * len(AXES), len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, kinds, devices=devices)
+    over = next((axis for axis in ("data", "pipeline") if shape[AXES.index(axis)] % slices == 0), None)
+    if over is None:
+        raise ValueError(f"mesh: data or pipeline must be a multiple of the {slices} slices that the devices are of")
+    between = tuple(slices if axis == over else 1 for axis in AXES)
+    inside = tuple(size // parts for size, parts in zip(shape, between, strict=True))
+    return jax.sharding.Mesh(create_hybrid_device_mesh(inside, between, devices), AXES, axis_types=kinds)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
