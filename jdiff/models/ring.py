@@ -42,11 +42,10 @@ def _around(q: Array, k: Array, v: Array, seen: Array) -> Array:
     """What a device does: its q [B, n, heads, d] with the k, v [B, m, heads, d] and the mask [m] of all, in turn."""
     parts = jax.lax.axis_size("context")
     following = [(i, (i + 1) % parts) for i in range(parts)]
-    summed = None
-    for turn in range(parts):
+    summed = _added(None, q, k, v, seen)
+    for _ in range(parts - 1):
+        k, v, seen = jax.lax.ppermute((k, v, seen), "context", following)
         summed = _added(summed, q, k, v, seen)
-        if turn < parts - 1:
-            k, v, seen = jax.lax.ppermute((k, v, seen), "context", following)
     _, total, mixed = summed
     return (mixed / total).astype(v.dtype).swapaxes(1, 2)
 
