@@ -1,4 +1,4 @@
-"""`jdiff info RUN`: config, parameters by module and how they lie on the mesh, FLOPs a step, checkpoints."""
+"""`jdiff info RUN`: config, parameters and how they lie on the mesh, FLOPs a step, devices and checkpoints."""
 
 import dataclasses
 import json

@@ -48,7 +48,7 @@ def _path(entries: Sequence[Any]) -> str:
 def _row(path: str, shape: Sequence[int], sizes: dict[str, int], heads: int | None) -> Row:
     spec: list[str | None] = [None] * len(shape)
     copied = []
-    first = int("each" in path.split("/") and len(shape) > 0)
+    first = int("each" in path.split("/") and np.size(shape) > 0)
     if sizes["pipeline"] > 1 and first:
         if shape[0] % sizes["pipeline"]:
             copied.append(f"pipeline={sizes['pipeline']} does not divide {shape[0]} blocks")
