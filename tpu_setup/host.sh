@@ -16,7 +16,8 @@ mkdir -p "$folder"
 
 alive() { # the process that wrote the pid is the one that still has it
   local pid started
-  read -r pid started < "$folder/pid" 2> /dev/null || return 1
+  [ -e "$folder/pid" ] || return 1
+  read -r pid started < "$folder/pid"
   [ "$(birth "$pid")" = "$started" ]
 }
 
@@ -28,16 +29,26 @@ start() {
   exec 9> "$folder/lock"
   flock 9
   if alive; then return; fi
-  rm -f "$folder/status"
-  # A session of its own: it outlives the connection, and is ended as a whole.
-  # shellcheck disable=SC2016  # the inner shell expands it
-  setsid bash -c 'set +e; "${@:2}"; echo $? > "$1/status.new"; mv "$1/status.new" "$1/status"' \
-    jdiff-run "$folder" "$@" > "$folder/log.new" 2>&1 < /dev/null 9>&- &
-  local pid=$!
+  rm -f "$folder/status" "$folder/pid"
   [ ! -e "$folder/log" ] || cat "$folder/log" >> "$folder/log.before"
-  mv "$folder/log.new" "$folder/log"
-  echo "$pid $(birth "$pid")" > "$folder/pid.new"
-  mv "$folder/pid.new" "$folder/pid"
+  : > "$folder/log"
+  # A session of its own: it outlives the connection, and is ended as a whole. It says itself who it is before it lets go
+  # of the lock, so that nothing that happens to this shell makes a second one.
+  export -f birth
+  # shellcheck disable=SC2016  # the inner shell expands it
+  setsid bash -c '
+    echo "$$ $(birth $$)" > "$1/pid.new" && mv "$1/pid.new" "$1/pid"
+    exec 9>&-
+    "${@:2}"
+    echo $? > "$1/status.new" && mv "$1/status.new" "$1/status"' \
+    jdiff-run "$folder" "$@" >> "$folder/log" 2>&1 < /dev/null &
+  local tenth
+  for ((tenth = 0; tenth < 300; tenth++)); do
+    [ ! -e "$folder/pid" ] || return 0
+    sleep 0.1
+  done
+  echo "the command did not start" >&2
+  return 1
 }
 
 state() {

@@ -16,7 +16,7 @@ WORDS |= {"logs": ["run-1"], "stop": ["run-1"], "status": ["run-1"]}
 ALL = sorted(path.stem for path in SCRIPTS.glob("*.sh") if path.stem not in ("common", "host"))
 
 
-def wait_for(what, seconds=30):
+def wait_for(what, seconds=120):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
@@ -86,7 +86,7 @@ def test_a_command_starts_once_goes_on_alone_and_keeps_its_words(cloud):
     assert cloud.call("stop", "run-1").returncode == 0
     assert cloud.call("status", "run-1").stdout.count("failed") == 4
     assert cloud.call("status", "run-2").stdout.count("absent") == 4
-    cloud.call("launch", "run-1", *COMMAND)
+    assert cloud.call("launch", "run-1", *COMMAND).returncode == 0
     wait_for(lambda: cloud.call("status", "run-1").stdout.count("done") == 4)
 
 
