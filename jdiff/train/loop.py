@@ -153,8 +153,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             with goodput.of("data"):
                 batch = next(data)
             with goodput.of("compile" if number == done + 1 else "step"):
-                with jax.set_mesh(trainer.mesh):
-                    state, metrics = step(state, batch)
+                state, metrics = step(state, batch)
                 if number == done + 1:
                     jax.block_until_ready(metrics)
                     progress.compiled(number)
@@ -184,7 +183,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             if stop:
                 break
             if number % experiment.sample_every == 0 and not last:
-                with progress.paused(), goodput.of("pictures"), jax.set_mesh(trainer.mesh):
+                with progress.paused(), goodput.of("pictures"):
                     images = loop.draw(state.ema, seed=0, index=range(_PREVIEW), label=every_class(trainer, _PREVIEW))
                     path = directory / "samples" / f"step_{number:07d}.png"
                     _show(path, pictures.tile(images, 8), experiment.data.size)
