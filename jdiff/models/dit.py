@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from jdiff.models.attention import FULL, Mixing
-from jdiff.models.compute import PLAIN, Compute, Stack, by_rows
+from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space
 from jdiff.models.regularize import Regularization
@@ -135,7 +135,7 @@ class Modulation(nnx.Module):
         self.linear = nnx.Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, embedding: Array) -> list[Array]:
-        return jnp.split(by_rows(self.linear(jax.nn.silu(embedding)))[:, None, None], 6, axis=-1)
+        return jnp.split(self.linear(jax.nn.silu(embedding))[:, None, None], 6, axis=-1)
 
 
 class Block(nnx.Module):
