@@ -36,6 +36,7 @@ from jdiff.parallel import Mesh
 from jdiff.pipelines import Sampling
 from jdiff.prediction import X0, EDMPreconditioning, Eps, LearnedVariance, Score, V, Velocity
 from jdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
+from jdiff.train.ema import WIDEST
 from jdiff.train.faults import Faults
 from jdiff.train.keep import Keep
 from jdiff.train.optimizer import Optimizer
@@ -69,10 +70,15 @@ class Experiment:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     faults: Faults = dataclasses.field(default_factory=Faults)
     keep: Keep = dataclasses.field(default_factory=Keep)
+    init: str | None = None
+    """A run, or a network in the layout of diffusers, in a folder or on the hub, whose parameters training starts from
+    where names and shapes fit; the others start as ever."""
     seed: int = 0
     """Of the parameters, the order of the data and the noise."""
     batch_size: int = 32
     """Examples a step, over all devices."""
+    accumulate: int = 1
+    """Parts of a batch that come one after the other, so that less is held at a time; the step is that of the whole."""
     steps: int = 1000
     """Updates of the parameters."""
     label_dropout: float = 0.1
@@ -85,6 +91,13 @@ class Experiment:
     """Spread the times of a batch evenly over their distribution, rather than draw each on its own."""
     ema_decay: float = 0.999
     """Of the averaged parameters that samples are drawn from; smaller in the first steps."""
+    swa: int | None = None
+    """Update from which the average is the plain mean of the parameters (SWA); None for never."""
+    profiles: tuple[float, ...] = ()
+    """Relative widths of power-function averages kept beside it, as 0.05 and 0.1: from two of them, any width can be
+    put together after training."""
+    snapshot_every: int = 1000
+    """Steps between what is kept of those for good."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 200
@@ -95,11 +108,16 @@ class Experiment:
     """Steps between pictures in samples/."""
 
     def __post_init__(self):
-        for field, least in [("seed", 0), ("batch_size", 1), ("steps", 1)] + [
-            (f"{what}_every", 1) for what in ("log", "checkpoint", "sample")
+        for field, least in [("seed", 0), ("batch_size", 1), ("accumulate", 1), ("steps", 1)] + [
+            (f"{what}_every", 1) for what in ("log", "checkpoint", "sample", "snapshot")
         ]:
             if getattr(self, field) < least:
                 raise ValueError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        if self.swa is not None and self.swa < 1:
+            raise ValueError(f"swa must be at least 1, or None; got {self.swa}")
+        for width in self.profiles:
+            if not 0 < width <= WIDEST:
+                raise ValueError(f"profiles must be above 0 and at most {WIDEST}; got {self.profiles}")
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise ValueError(f"checkpoint_minutes must be positive, or None; got {self.checkpoint_minutes}")
         for field in ("label_dropout", "dropout", "stochastic_depth", "ema_decay"):

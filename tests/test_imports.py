@@ -43,17 +43,21 @@ MAY = {
     "pipelines": _MATHS | {"models", "interop", "text"},
     "evaluate": _MATHS | {"models"},
     "train.optimizer": {"typing"},
+    "train.ema": {"typing"},
     "train.faults": {"typing"},
     "train.keep": set(),
-    "experiment": _MATHS | {"models", "data", "parallel", "pipelines", "train.optimizer", "train.faults", "train.keep"},
+    "experiment": _MATHS
+    | {"models", "data", "parallel", "pipelines", "train.ema", "train.optimizer", "train.faults", "train.keep"},
     "train": _MATHS
     | {
         "models",
+        "interop",
         "data",
         "parallel",
         "pictures",
         "pipelines",
         "experiment",
+        "train.ema",
         "train.optimizer",
         "train.faults",
         "train.keep",

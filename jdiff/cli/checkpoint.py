@@ -13,6 +13,7 @@ from jdiff.cli.arguments import Verbs, chosen, show
 from jdiff.interop.tensors import save_tensors
 from jdiff.train.checkpoint import Checkpoints, DamagedError
 from jdiff.train.restore import open_run
+from jdiff.train.snapshots import profile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Exported:
     """Of the checkpoint; the newest if not given."""
     raw: bool = False
     """The parameters themselves rather than their average."""
+    sigma_rel: float | None = None
+    """The average of this relative width, put together from the snapshots of a run with `profiles`."""
     json: bool = False
     """Print as JSON."""
 
@@ -78,17 +81,23 @@ def _verify(arguments: Looked) -> None:
 
 def _export(arguments: Exported) -> None:
     run = open_run(arguments.run)
-    step = arguments.step if arguments.step is not None else run.steps[-1] if run.steps else None
-    if step not in run.steps:
-        raise ValueError(f"{arguments.run} has no checkpoint of step {step}; it has {run.steps or 'none'}")
-    with Checkpoints(run.directory / "checkpoints") as checkpoints:
-        state = checkpoints.restore(step, run.trainer.abstract)
-    params = state.params if arguments.raw else state.ema
+    if arguments.sigma_rel is not None and arguments.raw:
+        raise ValueError("raw and sigma_rel exclude each other")
+    if arguments.sigma_rel is not None:
+        params, step = profile(run, arguments.sigma_rel, arguments.step)
+        what = f"average of relative width {arguments.sigma_rel:g}"
+    else:
+        step = arguments.step if arguments.step is not None else run.steps[-1] if run.steps else None
+        if step not in run.steps:
+            raise ValueError(f"{arguments.run} has no checkpoint of step {step}; it has {run.steps or 'none'}")
+        with Checkpoints(run.directory / "checkpoints") as checkpoints:
+            state = checkpoints.restore(step, run.trainer.abstract)
+        params = state.params if arguments.raw else state.ema
+        what = "parameters" if arguments.raw else "averaged parameters"
     tensors = {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     save_tensors(arguments.out, tensors, "parameters")
     shutil.copy(run.directory / "config.json", arguments.out / "config.json")
     figures = {"out": str(arguments.out), "step": step, "tensors": len(tensors)}
-    what = "parameters" if arguments.raw else "averaged parameters"
     show(arguments, figures, f"{arguments.out}: {len(tensors)} tensors, {what} of step {step}")
 
 

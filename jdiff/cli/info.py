@@ -1,4 +1,4 @@
-"""`jdiff info RUN`: config, parameters by module, FLOPs a step, devices and checkpoints of a run."""
+"""`jdiff info RUN`: config, parameters and how they lie on the mesh, FLOPs a step, devices and checkpoints."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import tyro
 
 from jdiff.cli.arguments import parse
 from jdiff.experiment import to_dict
+from jdiff.parallel import Row, summary
 from jdiff.train.restore import open_run
 from jdiff.train.trainer import Trainer
 
@@ -21,6 +22,8 @@ class Info:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory."""
+    layout: bool = False
+    """Print how each array of the parameters lies on the mesh, and why."""
     json: bool = False
     """Print as JSON."""
 
@@ -39,19 +42,32 @@ def flops_a_step(trainer: Trainer) -> float:
     }
     if trainer.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    cost = trainer.step().lower(trainer.abstract, batch).cost_analysis()
+    cost = jax.jit(trainer.update()).lower(trainer.abstract, batch).cost_analysis()
     return float(cost["flops"]) if cost else float("nan")
+
+
+def table(rows: list[Row]) -> str:
+    """A line for each array: path, shape, axes of the mesh by axis of the array, and why it is copied where it is."""
+    cells = [
+        (row.path, str(row.shape), ", ".join(map(str, row.spec)) or "copied", "; ".join(row.copied)) for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
 def main(words: list[str]) -> None:
     arguments = parse(Info, words, prog="jdiff info", description=__doc__ or "")
     run = open_run(arguments.run)
     trainer = run.trainer
+    if arguments.layout and not arguments.json:
+        print(table(trainer.layout()))
+        return
     modules = parameters_by_module(trainer)
     figures = {
         "config": to_dict(trainer.experiment),
         "parameters": sum(modules.values()),
         "parameters_by_module": modules,
+        "layout": [{**row._asdict(), "spec": list(row.spec)} for row in trainer.layout()],
         "flops_a_step": flops_a_step(trainer),
         "manifest": run.manifest,
         "devices_here": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -67,6 +83,7 @@ def main(words: list[str]) -> None:
     print(f"devices      {figures['devices_here']} here; started on {then['count']} x {then['kind']}")
     print(f"FLOPs        {figures['flops_a_step']:.3e} a step of {trainer.experiment.batch_size} images")
     print(f"parameters   {figures['parameters']:,}")
+    print(f"layout       {summary(trainer.layout())}")
     for name, count in modules.items():
         print(f"             {count:10,}  {name}")
     print("config")

@@ -20,6 +20,7 @@ from jdiff.pipelines import Sampling
 from jdiff.train.loop import every_class
 from jdiff.train.restore import open_run
 from jdiff.train.shown import Conditions, decoder, prompted
+from jdiff.train.snapshots import profile
 from jdiff.train.trainer import Trainer
 
 HELP = (["--from", "--help"], ["--from", "-h"])
@@ -47,6 +48,8 @@ class Sample:
     """Times on the grid; the run's own by default."""
     guidance: float | None = None
     """Scale of classifier-free guidance; the run's own by default."""
+    sigma_rel: float | None = None
+    """Draw from the average of this relative width, put together from the snapshots of a run with `profiles`."""
     chunk: int = 16
     """Images drawn at once."""
     out: Path | None = None
@@ -73,7 +76,8 @@ def main(words: list[str]) -> None:
     if arguments.name is not None:
         chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
         label = np.full(arguments.n, chosen)
-    params = run.state().ema
+    sigma = arguments.sigma_rel
+    params, step = (run.state().ema, run.steps[-1]) if sigma is None else profile(run, sigma)
     start = time.monotonic()
     images = pipeline(params, seed=arguments.seed, index=range(arguments.n), label=label, cond=cond)
     images = decode(images)
@@ -84,12 +88,12 @@ def main(words: list[str]) -> None:
     columns = max(1, round(arguments.n**0.5))
     grid = out / "grid.png"
     pictures.save(pictures.tile(images, columns), grid, enlarge=pictures.enlargement(images.shape[1]))
-    figures = {"picture": str(grid), "n": arguments.n, "step": run.steps[-1], "seconds": seconds}
+    figures = {"picture": str(grid), "n": arguments.n, "step": step, "seconds": seconds}
     figures |= dataclasses.asdict(pipeline.sampling)
     if arguments.json:
         print(json.dumps(figures))
     else:
-        print(f"{arguments.n} images from step {run.steps[-1]} in {seconds:.1f} s, compilation included: {grid}")
+        print(f"{arguments.n} images from step {step} in {seconds:.1f} s, compilation included: {grid}")
         if credit := trainer.experiment.data.credit:
             print(credit)
 

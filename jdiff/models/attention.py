@@ -22,11 +22,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jdiff.models import ambient
+from jdiff.models.ring import ring_attend
 from jdiff.typing import Array
 
 
 def attend(q: Array, k: Array, v: Array) -> Array:
-    """[B, N, heads, d], [B, M, heads, d] twice -> [B, N, heads, d]: of all tokens to all, by the platform's kernel."""
+    """[B, N, heads, d], [B, M, heads, d] twice -> [B, N, heads, d]: of all tokens to all; in a ring where the ambient
+    mesh has an axis `context`, else by the platform's kernel."""
+    return ring_attend(q, k, v) if ambient.size("context") > 1 else _attend(q, k, v)
+
+
+def attend_pixels(q: Array, k: Array, v: Array) -> Array:
+    """As `attend`, of a network of convolutions: under `context` its tokens are split in here alone."""
+    return ambient.along_batch(attend(*map(ambient.along_batch, (q, k, v))))
+
+
+def _attend(q: Array, k: Array, v: Array) -> Array:
     platform = _platform()
     if platform != "gpu":
         return _heads_first(q, k, v)
@@ -93,7 +105,7 @@ class WindowedAttention:
     def __call__(self, q: Array, k: Array, v: Array) -> Array:
         _check_grid("window", self.window, q)
         blocks = [_blocks(x, self.window) for x in (q, k, v)]
-        mixed = attend(*(x.reshape(-1, self.window**2, *q.shape[-2:]) for x in blocks))
+        mixed = _attend(*(x.reshape(-1, self.window**2, *q.shape[-2:]) for x in blocks))
         return _unblocked(mixed.reshape(blocks[0].shape))
 
 
@@ -200,4 +212,4 @@ def _unblocked(x: Array) -> Array:
 
 def _along_rows(q: Array, k: Array, v: Array) -> Array:
     rows = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
-    return attend(*rows).reshape(q.shape)
+    return _attend(*rows).reshape(q.shape)

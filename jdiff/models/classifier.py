@@ -21,6 +21,7 @@ from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import GroupNorm, PixelAttention, ResnetBlock, conv
 from jdiff.models.embeddings import TimestepEmbedding, timesteps
 from jdiff.models.layers import check_label
+from jdiff.models.products import Linear
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array, Cond
 
@@ -81,10 +82,10 @@ class AttentionPool(nnx.Module):
         self.heads = heads
         normal = nnx.initializers.normal(channels**-0.5)
         self.positions = nnx.Param(normal(rngs(), (1 + pixels, channels), jnp.float32))
-        self.to_q = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
-        self.to_k = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
-        self.to_v = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
-        self.to_out = nnx.Linear(channels, out, dtype=compute.dtype, rngs=rngs)
+        self.to_q = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_k = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_v = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_out = Linear(channels, out, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         pixels = x.reshape(x.shape[0], -1, x.shape[-1])

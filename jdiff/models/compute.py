@@ -1,7 +1,6 @@
 """How a network computes, which changes nothing of what it is: dtype, scan and rematerialization."""
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jdiff.models import ambient
 from jdiff.models.keys import Keys
+from jdiff.models.pipeline import pipelined
 
 # What the backward pass may keep of a block; it computes the rest again.
 REMAT: dict[str, Callable[..., Any]] = {
@@ -63,25 +64,6 @@ def rematerialized(call: Callable[..., Any]) -> Callable[..., Any]:
     return checkpointed
 
 
-def by_rows(tree: Any) -> Any:
-    """The same arrays, those of rows of a batch split over the axes `data` and `fsdp` of the mesh in use, if one is.
-
-    Without it XLA splits activations as the parameters that they meet are split, and sends them, which are larger, to
-    keep those where they are. Other axes are left to XLA.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    names = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
-    shards = math.prod(mesh.shape[name] for name in names)
-
-    def placed(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.ndim < 2 or leaf.shape[0] % shards:
-            return leaf
-        free = (jax.sharding.PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
-        return jax.lax.with_sharding_constraint(leaf, jax.sharding.PartitionSpec(names, *free))
-
-    return jax.tree.map(placed, tree) if shards > 1 else tree
-
-
 class Stack(nnx.Module):
     """Equal blocks in a row, `make(rngs)` each: (x, ...) -> x. Their parameters are stacked along a first axis, under
     the name `each`, whether they are scanned or not."""
@@ -94,22 +76,28 @@ class Stack(nnx.Module):
 
     def __call__(self, x: Any, *inputs: Any, collect: bool = False) -> Any:
         """x, an array or a tuple, through all blocks, each given the same `inputs`; with `collect`, also what each
-        block was given, stacked."""
+        block was given, stacked.
+
+        Where the ambient mesh has an axis `pipeline` that divides the blocks, they are its stages (`pipeline.py`), but
+        for those that collect."""
         graph, state = nnx.split(self.each)
+        stages = ambient.size("pipeline")
 
-        inputs = by_rows(inputs)
+        def through(x: Any, state: nnx.State, inputs: tuple) -> tuple[Any, Any]:
+            block = lambda x, state: (nnx.merge(graph, state)(x, *inputs), x if collect else None)
+            return self._through(self.compute.checkpointed(block), x, state)
 
-        def block(x: Any, state: nnx.State) -> tuple[Any, Any]:
-            x = by_rows(x)
-            return by_rows(nnx.merge(graph, state)(x, *inputs)), x if collect else None
-
-        block = self.compute.checkpointed(block)
-        if self.compute.scan:
-            x, given = jax.lax.scan(block, x, state)
-        else:
-            seen = []
-            for i in range(self.depth):
-                x, before = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
-                seen.append(before)
-            given = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen) if collect else None
+        if stages > 1 and self.depth % stages == 0 and not collect:
+            return pipelined(lambda x, state, inputs: through(x, state, inputs)[0], x, state, inputs, stages)
+        x, given = through(x, state, inputs)
         return (x, given) if collect else x
+
+    def _through(self, block: Callable[[Any, nnx.State], tuple[Any, Any]], x: Any, state: nnx.State) -> Any:
+        """x through the blocks that `state` holds, and what each gives besides, stacked."""
+        if self.compute.scan:
+            return jax.lax.scan(block, x, state)
+        seen = []
+        for i in range(jax.tree.leaves(state)[0].shape[0]):
+            x, before = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+            seen.append(before)
+        return x, jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen)

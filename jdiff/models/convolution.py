@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff.models.attention import attend
+from jdiff.models.attention import attend_pixels
 from jdiff.models.compute import Compute, rematerialized
+from jdiff.models.products import Conv, Linear
 from jdiff.models.regularize import Regularization, regularized
 from jdiff.models.transformer import merge_heads, split_heads
 from jdiff.typing import Array
@@ -49,9 +50,9 @@ class GroupNorm(nnx.Module):
 
 def conv(
     channels: int, out: int, compute: Compute, *, size: int = 3, stride: int = 1, rngs: nnx.Rngs, **options
-) -> nnx.Conv:
+) -> Conv:
     """A convolution with as much padding as leaves a stride of 1 the size that it was."""
-    return nnx.Conv(
+    return Conv(
         channels, out, (size, size), strides=stride, padding=size // 2, dtype=compute.dtype, rngs=rngs, **options
     )
 
@@ -61,7 +62,7 @@ class Downsample(nnx.Module):
 
     def __init__(self, channels: int, out: int, compute: Compute, *, padding: int = 1, rngs: nnx.Rngs):
         pads = ((0, 1), (0, 1)) if padding == 0 else padding
-        self.conv = nnx.Conv(channels, out, (3, 3), strides=2, padding=pads, dtype=compute.dtype, rngs=rngs)
+        self.conv = Conv(channels, out, (3, 3), strides=2, padding=pads, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.conv(x)
@@ -143,7 +144,7 @@ class ResnetBlock(nnx.Module):
         self.norm1 = GroupNorm(channels, groups, eps)
         self.conv1 = conv(channels, out, compute, rngs=rngs)
         told = (1 + scale_shift) * out
-        linear = lambda width: nnx.Linear(width, told, dtype=compute.dtype, rngs=rngs)
+        linear = lambda width: Linear(width, told, dtype=compute.dtype, rngs=rngs)
         self.time_emb_proj = None if embedding_width is None else linear(embedding_width)
         self.norm2 = GroupNorm(out, groups if groups_out is None else groups_out, eps)
         self.conv2 = conv(out, out, compute, rngs=rngs)
@@ -190,15 +191,15 @@ class PixelAttention(nnx.Module):
             raise ValueError(f"heads: {heads} does not divide {channels} channels")
         self.heads, self.output_scale, self.compute = heads, output_scale, compute
         self.group_norm = None if groups is None else GroupNorm(channels, groups, eps)
-        self.to_q = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
-        self.to_k = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
-        self.to_v = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
-        self.to_out = nnx.Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_q = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_k = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_v = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
+        self.to_out = Linear(channels, channels, dtype=compute.dtype, rngs=rngs)
 
     @rematerialized
     def __call__(self, x: Array, *_: Any) -> Array:
         b, h, w, c = x.shape
         tokens = (x if self.group_norm is None else self.group_norm(x)).reshape(b, h * w, c)
         q, k, v = (split_heads(part(tokens), self.heads) for part in (self.to_q, self.to_k, self.to_v))
-        mixed = self.to_out(merge_heads(attend(q, k, v)))
+        mixed = self.to_out(merge_heads(attend_pixels(q, k, v)))
         return (x + mixed.reshape(x.shape)) / self.output_scale

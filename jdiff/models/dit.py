@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.ambient import along_context
 from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space
+from jdiff.models.products import Conv, Linear
 from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward, layer_norm
 from jdiff.typing import Array, Cond
@@ -132,7 +134,7 @@ class Modulation(nnx.Module):
     """The six parts [B, 1, 1, width] that modulate a block."""
 
     def __init__(self, width: int, compute: Compute, *, rngs: nnx.Rngs):
-        self.linear = nnx.Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
+        self.linear = Linear(width, 6 * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, embedding: Array) -> list[Array]:
         return jnp.split(self.linear(jax.nn.silu(embedding))[:, None, None], 6, axis=-1)
@@ -176,7 +178,7 @@ class Patches(nnx.Module):
     """[B, H, W, C] -> tokens [B, H/p, W/p, width], as a convolution of p x p with a stride of p."""
 
     def __init__(self, channels: int, width: int, patch: int, compute: Compute, *, rngs: nnx.Rngs):
-        self.proj = nnx.Conv(
+        self.proj = Conv(
             channels, width, (patch, patch), strides=patch, padding="VALID", dtype=compute.dtype, rngs=rngs
         )
 
@@ -195,8 +197,8 @@ class DiTModule(nnx.Module):
         self.pos_embed = Patches(config.in_channels, width, patch, compute, rngs=rngs)
         self.transformer_blocks = Stack(lambda rngs: Block(config, rngs=rngs), config.num_layers, compute, rngs=rngs)
         last = {"kernel_init": ZERO, "dtype": compute.dtype, "rngs": rngs}
-        self.proj_out_1 = nnx.Linear(width, 2 * width, **last)
-        self.proj_out_2 = nnx.Linear(width, patch**2 * out, **last)
+        self.proj_out_1 = Linear(width, 2 * width, **last)
+        self.proj_out_2 = Linear(width, patch**2 * out, **last)
 
     def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype = self.config, x.dtype
@@ -209,7 +211,7 @@ class DiTModule(nnx.Module):
         else:
             positions = sincos_positions(h, w, width, base=config.sample_size // config.patch_size)
             x = x + positions.astype(x.dtype)
-        x, _ = self.transformer_blocks((x, jnp.int32(0)), embedding, angles, regularization)
+        x, _ = self.transformer_blocks((along_context(x), jnp.int32(0)), embedding, angles, regularization)
         shift, scale = jnp.split(self.proj_out_1(jax.nn.silu(embedding))[:, None, None], 2, axis=-1)
         x = self.proj_out_2(layer_norm(x) * (1 + scale) + shift)
         return depth_to_space(x, config.patch_size).astype(dtype)

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jdiff.models.compute import Compute
+from jdiff.models.products import Linear
 from jdiff.typing import Array
 
 
@@ -83,8 +84,8 @@ class TimestepEmbedding(nnx.Module):
     """Two dense layers with an activation between: [..., width_in] -> [..., width]."""
 
     def __init__(self, width_in: int, width: int, compute: Compute, *, rngs: nnx.Rngs):
-        self.linear_1 = nnx.Linear(width_in, width, dtype=compute.dtype, rngs=rngs)
-        self.linear_2 = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs)
+        self.linear_1 = Linear(width_in, width, dtype=compute.dtype, rngs=rngs)
+        self.linear_2 = Linear(width, width, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.linear_2(jax.nn.silu(self.linear_1(x)))

@@ -22,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.ambient import along_context
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Labels
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, check_label, depth_to_space, space_to_depth
 from jdiff.models.mmdit import Modulation
+from jdiff.models.products import Linear
 from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward
 from jdiff.typing import Array, Cond
@@ -115,8 +117,8 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, config: JiT, channels: int, *, rngs: nnx.Rngs):
         self.patch, dtype = config.patch_size, config.compute.dtype
-        self.narrow = nnx.Linear(self.patch**2 * channels, config.bottleneck, use_bias=False, dtype=dtype, rngs=rngs)
-        self.widen = nnx.Linear(config.bottleneck, config.width, dtype=dtype, rngs=rngs)
+        self.narrow = Linear(self.patch**2 * channels, config.bottleneck, use_bias=False, dtype=dtype, rngs=rngs)
+        self.widen = Linear(config.bottleneck, config.width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.widen(self.narrow(space_to_depth(x, self.patch)))
@@ -138,7 +140,7 @@ class JiTModule(nnx.Module):
         self.last_blocks = stack(config.num_layers - config.context_start)
         self.norm_out, self.modulation_out = _norm(width, compute, rngs), Modulation(width, 2, compute, rngs=rngs)
         out = config.patch_size**2 * out_channels
-        self.proj_out = nnx.Linear(width, out, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
+        self.proj_out = Linear(width, out, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype, half = self.config, x.dtype, self.config.compute.dtype
@@ -153,11 +155,11 @@ class JiTModule(nnx.Module):
             label = self.class_embedder(cond["label"])
             embedding, context = embedding + label, label[:, None] + self.context[...]
         embedding = embedding.astype(half)
-        x, block = self.first_blocks((x, jnp.int32(0)), embedding, angles, regularization)
+        x, block = self.first_blocks((along_context(x), jnp.int32(0)), embedding, angles, regularization)
         if context is not None:
             x = jnp.concatenate([context.astype(half), x], axis=1)
             angles = np.pad(angles, ((config.context_tokens, 0), (0, 0)))
-        x = self.last_blocks((x, block), embedding, angles, regularization)[0][:, -h * w :]
+        x = self.last_blocks((along_context(x), block), embedding, angles, regularization)[0][:, -h * w :]
         shift, scale = self.modulation_out(embedding)
         x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
         return depth_to_space(x.reshape(b, h, w, -1), config.patch_size).astype(dtype)

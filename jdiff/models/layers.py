@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.attention import attend
+from jdiff.models.attention import attend_pixels
 from jdiff.models.embeddings import timesteps
+from jdiff.models.products import Linear
 from jdiff.typing import Array, Cond
 
 ZERO = nnx.initializers.zeros_init()
@@ -49,8 +50,8 @@ class Conditioning(nnx.Module):
 
     def __init__(self, width: int, num_classes: int, *, rngs: nnx.Rngs):
         self.frequencies, self.num_classes = 256, num_classes
-        self.noise = nnx.Linear(self.frequencies, width, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.noise = Linear(self.frequencies, width, rngs=rngs)
+        self.out = Linear(width, width, rngs=rngs)
         if num_classes:
             scale = nnx.initializers.normal(1.0)
             self.label = nnx.Embed(num_classes + 1, width, embedding_init=scale, rngs=rngs)
@@ -81,13 +82,13 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, zero: bool, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, use_bias=False, rngs=rngs)
         out_init = ZERO if zero else nnx.initializers.lecun_normal()
-        self.out = nnx.Linear(width, width, kernel_init=out_init, rngs=rngs)
+        self.out = Linear(width, width, kernel_init=out_init, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         b, n, width = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, width // self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = attend(rms_norm(q), rms_norm(k), v)
+        mixed = attend_pixels(rms_norm(q), rms_norm(k), v)
         return self.out(mixed.reshape(b, n, width))

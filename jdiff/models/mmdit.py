@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff.models.ambient import along_context
 from jdiff.models.attention import attend
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Patches
 from jdiff.models.embeddings import TimestepEmbedding, sincos_positions, timesteps
 from jdiff.models.layers import ZERO, depth_to_space
+from jdiff.models.products import Linear
 from jdiff.models.transformer import FeedForward, layer_norm, merge_heads, split_heads
 from jdiff.typing import Array, Cond
 
@@ -116,7 +118,7 @@ class Modulation(nnx.Module):
 
     def __init__(self, width: int, parts: int, compute: Compute, *, rngs: nnx.Rngs):
         self.parts = parts
-        self.linear = nnx.Linear(width, parts * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
+        self.linear = Linear(width, parts * width, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, embedding: Array) -> list[Array]:
         return jnp.split(self.linear(jax.nn.silu(embedding))[:, None], self.parts, axis=-1)
@@ -127,7 +129,7 @@ class JointAttention(nnx.Module):
 
     def __init__(self, config: MMDiT, *, text: bool, text_out: bool, rngs: nnx.Rngs):
         width, compute = config.width, config.compute
-        linear = lambda: nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs)
+        linear = lambda: Linear(width, width, dtype=compute.dtype, rngs=rngs)
         norm = lambda: nnx.RMSNorm(config.attention_head_dim, epsilon=1e-6, dtype=compute.dtype, rngs=rngs)
         self.heads, qk = config.num_attention_heads, config.qk_norm is not None
         self.to_q, self.to_k, self.to_v, self.to_out = linear(), linear(), linear(), linear()
@@ -152,7 +154,7 @@ class JointAttention(nnx.Module):
         told = None if self.to_add_out is None else self.to_add_out(mixed[:, x.shape[1] :])
         return self.to_out(mixed[:, : x.shape[1]]), told
 
-    def _heads(self, layer: nnx.Linear, norm: nnx.RMSNorm | None, x: Array) -> Array:
+    def _heads(self, layer: Linear, norm: nnx.RMSNorm | None, x: Array) -> Array:
         parts = split_heads(layer(x), self.heads)
         return parts if norm is None else norm(parts)
 
@@ -207,7 +209,7 @@ class MMDiTModule(nnx.Module):
         out = config.in_channels if config.out_channels is None else config.out_channels
         self.pos_embed = Patches(config.in_channels, width, patch, compute, rngs=rngs)
         self.time_text_embed = TimeText(config, rngs=rngs)
-        self.context_embedder = nnx.Linear(config.joint_attention_dim, width, dtype=compute.dtype, rngs=rngs)
+        self.context_embedder = Linear(config.joint_attention_dim, width, dtype=compute.dtype, rngs=rngs)
         kinds = [(i in config.dual_attention_layers, i == config.num_layers - 1) for i in range(config.num_layers)]
         runs = [(kind, [i for i, _ in run]) for kind, run in itertools.groupby(enumerate(kinds), lambda pair: pair[1])]
         # A stack for each run of equal blocks, by the number of its first.
@@ -223,7 +225,7 @@ class MMDiTModule(nnx.Module):
             }
         )
         self.norm_out = Modulation(width, 2, compute, rngs=rngs)
-        self.proj_out = nnx.Linear(width, patch**2 * out, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
+        self.proj_out = Linear(width, patch**2 * out, kernel_init=ZERO, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array, timestep: Array, cond: Cond) -> Array:
         config, dtype = self.config, x.dtype
@@ -233,7 +235,7 @@ class MMDiTModule(nnx.Module):
         x = self.pos_embed(x)
         b, h, w, width = x.shape
         x = (x + self._positions(h, w).astype(x.dtype)).reshape(b, h * w, width)
-        tokens = (x, self.context_embedder(cond["text"]))
+        tokens = (along_context(x), along_context(self.context_embedder(cond["text"])))
         for first in sorted(self.transformer_blocks, key=int):
             tokens = self.transformer_blocks[first](tokens, embedding)
         scale, shift = self.norm_out(embedding)

@@ -11,6 +11,7 @@ Inference calls none of these.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jdiff.typing import Array, Key
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["keys"], meta_fields=["dropout", "depth"])
 @dataclass(frozen=True, kw_only=True)
 class Regularization:
     """What a network leaves out in one update of training: `apply(..., regularization=...)`, made inside the update.

@@ -15,6 +15,7 @@ from flax import nnx
 from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import Compute
 from jdiff.models.embeddings import rotated
+from jdiff.models.products import Linear
 from jdiff.typing import Array
 
 
@@ -41,11 +42,11 @@ class Attention(nnx.Module):
         inner, source = heads * head_width, width if context_width is None else context_width
         norm = lambda: nnx.RMSNorm(head_width, epsilon=1e-6, dtype=compute.dtype, rngs=rngs)
         self.heads, self.mixing = heads, mixing
-        self.to_q = nnx.Linear(width, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
-        self.to_k = nnx.Linear(source, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
-        self.to_v = nnx.Linear(source, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
+        self.to_q = Linear(width, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
+        self.to_k = Linear(source, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
+        self.to_v = Linear(source, inner, use_bias=bias, dtype=compute.dtype, rngs=rngs)
         self.norm_q, self.norm_k = (norm(), norm()) if qk_norm else (None, None)
-        self.to_out = nnx.Linear(inner, width, dtype=compute.dtype, rngs=rngs)
+        self.to_out = Linear(inner, width, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array, context: Array | None = None, *, angles: np.ndarray | None = None) -> Array:
         source = x if context is None else context
@@ -87,8 +88,8 @@ class FeedForward(nnx.Module):
     def __init__(self, width: int, activation: str, compute: Compute, *, rngs: nnx.Rngs):
         self.activation, inner = activation, 8 * width // 3 if activation == "swiglu" else 4 * width
         wide = 2 * inner if activation in ("geglu", "swiglu") else inner
-        self.widen = nnx.Linear(width, wide, dtype=compute.dtype, rngs=rngs)
-        self.narrow = nnx.Linear(inner, width, dtype=compute.dtype, rngs=rngs)
+        self.widen = Linear(width, wide, dtype=compute.dtype, rngs=rngs)
+        self.narrow = Linear(inner, width, dtype=compute.dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.narrow(ACTIVATIONS[self.activation](self.widen(x)))

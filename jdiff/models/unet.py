@@ -21,6 +21,7 @@ from flax import nnx
 
 from jdiff.models.convolution import double, halve
 from jdiff.models.layers import ZERO, Conditioning, SelfAttention, depth_to_space, rms_norm, space_to_depth
+from jdiff.models.products import Conv, Linear
 from jdiff.models.regularize import Regularization, numbered, regularized
 from jdiff.typing import Array, Cond
 
@@ -76,11 +77,11 @@ class Block(nnx.Module):
     """Residual block [B, H, W, width_in] -> [B, H, W, width]; a change of width goes through a 1x1 product."""
 
     def __init__(self, width_in: int, width: int, embedding: int, heads: int, *, rngs: nnx.Rngs):
-        conv = partial(nnx.Conv, kernel_size=(3, 3), rngs=rngs)
+        conv = partial(Conv, kernel_size=(3, 3), rngs=rngs)
         self.gain, self.place = nnx.Param(jnp.ones(width)), (0, 1)
-        self.widen = nnx.Linear(width_in, width, use_bias=False, rngs=rngs) if width_in != width else None
+        self.widen = Linear(width_in, width, use_bias=False, rngs=rngs) if width_in != width else None
         self.first = conv(width, width)
-        self.modulation = nnx.Linear(embedding, 2 * width, kernel_init=ZERO, rngs=rngs)
+        self.modulation = Linear(embedding, 2 * width, kernel_init=ZERO, rngs=rngs)
         self.second = conv(width, width, kernel_init=ZERO)
         self.attention = SelfAttention(width, heads, zero=True, rngs=rngs) if heads else None
 
@@ -114,7 +115,7 @@ class UNetModule(nnx.Module):
 
         self.patch = config.patch
         self.conditioning = Conditioning(embedding, num_classes, rngs=rngs)
-        self.enter = nnx.Conv(channels * pixels, config.width(0), (3, 3), rngs=rngs)
+        self.enter = Conv(channels * pixels, config.width(0), (3, 3), rngs=rngs)
         above = [config.width(max(level - 1, 0)) for level in range(last + 1)]
         self.down = nnx.List([walk(i, above[i], config.blocks[i]) for i in range(last)])
         self.middle = walk(last, above[last], config.blocks[last])
@@ -122,13 +123,13 @@ class UNetModule(nnx.Module):
         numbered([block for blocks in (*self.down, self.middle, *reversed(self.up)) for block in blocks])
         self.merge = nnx.List([self._merges(config, i, rngs) for i in range(last)])
         self.gain = nnx.Param(jnp.ones(config.width(0)))
-        self.leave = nnx.Conv(config.width(0), out_channels * pixels, (3, 3), kernel_init=ZERO, rngs=rngs)
+        self.leave = Conv(config.width(0), out_channels * pixels, (3, 3), kernel_init=ZERO, rngs=rngs)
 
     @staticmethod
     def _merges(config: UNet, level: int, rngs: nnx.Rngs) -> nnx.List:
         width = config.width(level)
         arriving = [config.width(level + 1)] + [width] * (config.blocks[level] - 1)
-        return nnx.List([nnx.Linear(w + width, width, rngs=rngs) for w in arriving])
+        return nnx.List([Linear(w + width, width, rngs=rngs) for w in arriving])
 
     def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         embedding = self.conditioning(timestep, cond)

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
+from jdiff.models.ambient import along_batch
 from jdiff.models.compute import Compute, Stack
 from jdiff.models.convolution import Downsample, GroupNorm, ResnetBlock, Upsample
+from jdiff.models.products import Conv, Linear
 from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward
 from jdiff.typing import Array
@@ -197,7 +199,7 @@ class PixelTransformer(nnx.Module):
     ):
         if channels % heads:
             raise ValueError(f"attention_head_dim: {heads} heads do not divide {channels} channels")
-        product = nnx.Linear if linear else lambda i, o, **options: nnx.Conv(i, o, (1, 1), **options)
+        product = Linear if linear else lambda i, o, **options: Conv(i, o, (1, 1), **options)
         self.norm = GroupNorm(channels, groups, 1e-6)
         self.proj_in = product(channels, channels, dtype=compute.dtype, rngs=rngs)
         make = lambda rngs: TransformerBlock(channels, heads, text_width, compute, rngs=rngs)
@@ -206,5 +208,5 @@ class PixelTransformer(nnx.Module):
 
     def __call__(self, x: Array, text: Array) -> Array:
         b, h, w, c = x.shape
-        tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
-        return x + self.proj_out(self.transformer_blocks(tokens, text).reshape(x.shape))
+        tokens = along_batch(self.proj_in(self.norm(x))).reshape(b, h * w, c)
+        return x + self.proj_out(along_batch(self.transformer_blocks(tokens, text).reshape(x.shape)))

@@ -30,6 +30,7 @@ from flax import nnx
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import RESAMPLE, conv, fir_halve, halve
 from jdiff.models.layers import ZERO
+from jdiff.models.products import Conv
 from jdiff.models.regularize import Regularization, numbered
 from jdiff.models.unet_condition import check_size
 from jdiff.models.unet_edm_blocks import FILTERS, Block, Kind, Mapping, group_norm
@@ -227,7 +228,7 @@ class EDMUNetModule(nnx.Module):
             self.out_norm = group_norm(arriving, config.kind.eps)
             self.out_conv = self._last(arriving, rngs)
 
-    def _last(self, channels: int, rngs: nnx.Rngs) -> nnx.Conv:
+    def _last(self, channels: int, rngs: nnx.Rngs) -> Conv:
         return conv(channels, self.config.out_channels, self.config.compute, kernel_init=ZERO, rngs=rngs)
 
     def _encoder(self, rngs: nnx.Rngs) -> tuple[dict[str, nnx.Module], int, list[int]]:
@@ -246,9 +247,7 @@ class EDMUNetModule(nnx.Module):
                 if kind.encoder == "residual":
                     # Zeros lie around the image before the convolution, not between it and the filter.
                     padding, dtype = len(kind.resample_filter) // 2, config.compute.dtype
-                    parts[f"{at}_aux_residual"] = nnx.Conv(
-                        image, arriving, (3, 3), padding=padding, dtype=dtype, rngs=rngs
-                    )
+                    parts[f"{at}_aux_residual"] = Conv(image, arriving, (3, 3), padding=padding, dtype=dtype, rngs=rngs)
                     image = arriving
             skips.append(arriving)
             for i in range(config.num_blocks):

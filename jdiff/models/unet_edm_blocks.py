@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jdiff.models.attention import attend
+from jdiff.models.attention import attend_pixels
 from jdiff.models.compute import Compute, rematerialized
 from jdiff.models.convolution import GroupNorm, ResnetBlock, conv
 from jdiff.models.embeddings import Fourier, timesteps
 from jdiff.models.layers import ZERO, check_label
+from jdiff.models.products import Linear
 from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import merge_heads
 from jdiff.typing import Array, Cond
@@ -50,12 +51,12 @@ class Mapping(nnx.Module):
         self.kind, self.label_dim, self.augment_dim = kind, label_dim, augment_dim
         told, wide, song, dtype = kind.told, kind.embedding_width, kind.song, kind.compute.dtype
         self.map_noise = Fourier(told // 2, rngs=rngs) if kind.fourier else None
-        label = lambda: nnx.Linear(label_dim, told if song else wide, use_bias=song, dtype=dtype, rngs=rngs)
+        label = lambda: Linear(label_dim, told if song else wide, use_bias=song, dtype=dtype, rngs=rngs)
         self.map_label = label() if label_dim else None
-        augment = lambda: nnx.Linear(augment_dim, told, use_bias=False, dtype=dtype, rngs=rngs)
+        augment = lambda: Linear(augment_dim, told, use_bias=False, dtype=dtype, rngs=rngs)
         self.map_augment = augment() if augment_dim else None
-        self.map_layer0 = nnx.Linear(told, wide, dtype=dtype, rngs=rngs)
-        self.map_layer1 = nnx.Linear(wide, wide, dtype=dtype, rngs=rngs)
+        self.map_layer0 = Linear(told, wide, dtype=dtype, rngs=rngs)
+        self.map_layer1 = Linear(wide, wide, dtype=dtype, rngs=rngs)
 
     def __call__(self, noise_label: Array, cond: Cond) -> Array:
         song, dtype, cond = self.kind.song, self.kind.compute.dtype, dict(cond)
@@ -105,7 +106,7 @@ class Attention(nnx.Module):
         b, h, w, c = x.shape
         # The query, key and value of a channel stand side by side.
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, self.heads, c // self.heads, 3)
-        mixed = merge_heads(attend(qkv[..., 0], qkv[..., 1], qkv[..., 2]))
+        mixed = merge_heads(attend_pixels(qkv[..., 0], qkv[..., 1], qkv[..., 2]))
         return (x + self.proj(mixed.reshape(x.shape))) / self.output_scale
 
 

@@ -17,8 +17,8 @@ from jdiff.train.digest import digest
 from jdiff.train.keep import Keep
 from jdiff.typing import Params
 
-_SCHEMA = 2
-"""Of `TrainState`: 1 had no counts of skipped updates."""
+_SCHEMA = 3
+"""Of `TrainState`: 1 had no counts of skipped updates, 2 no profiles."""
 _ROOM = 2.5
 """Free space that a save asks for, in sizes of the state: what each process writes is merged before it is removed."""
 
@@ -34,7 +34,7 @@ class Checkpoints:
         """With `keep`, for the run that saves: what an interrupted save has left is removed, and so are checkpoints
         that it does not name. Without, nothing is."""
         self.directory = directory.absolute()
-        policy = ocp.training.preservation_policies.PreserveAll() if keep is None else _policy(keep)
+        policy: Any = ocp.training.preservation_policies.PreserveAll() if keep is None else _policy(keep)
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory), preservation_policy=policy, cleanup_tmp_directories=keep is not None
         )
@@ -52,7 +52,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, experiment: str, loss: float | None = None) -> None:
         """Starts saving, with the fingerprint of the experiment and the `loss` that `Keep.best` goes by; returns once
-        the arrays are copied, so that they may be donated. Raises OSError, before anything is written, where the disk has no room for it."""
+        the arrays are copied, so that they may be donated. Raises OSError, before anything is written, where the disk
+        has no room for it."""
         self._checkpointer.wait()  # what it writes, or removes, counts
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
@@ -72,6 +73,10 @@ class Checkpoints:
             metrics=None if loss is None else {"loss": loss},
             custom_metadata=about,
         )
+
+    def wait(self) -> None:
+        """Returns when the save under way is whole."""
+        self._checkpointer.wait()
 
     def about(self, step: int) -> dict[str, Any]:
         """Schema, experiment and digest of a checkpoint. Raises DamagedError if they cannot be read."""

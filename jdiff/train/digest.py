@@ -17,14 +17,21 @@ def digest(tree: Any) -> int:
     A sum of whole numbers, of each word and its place mixed up, so that it does not depend on how arrays are split.
     Every device sums its own part: nothing is sent between devices, and a sum of each process to the others.
     """
-    parts = []
+    own = np.uint32(sum(device_digests(tree, copies=False).values()) % 2**32)
+    return int(np.sum(multihost_utils.process_allgather(own), dtype=np.uint32))
+
+
+def device_digests(tree: Any, *, copies: bool = True) -> dict[Any, int]:
+    """32 bits of what each device of this process holds; of what several hold, without `copies` the first alone counts
+    it. Devices that hold the same have the same."""
+    parts: dict[Any, list[Array]] = {}
     for number, leaf in enumerate(jax.tree.leaves(tree)):
         for shard in leaf.addressable_shards:
-            if shard.replica_id == 0:
+            if copies or shard.replica_id == 0:
                 start = np.array([part.start or 0 for part in shard.index], np.uint32)
-                parts.append(_digest(shard.data, np.uint32(number), start, shape=leaf.shape))
-    own = np.uint32(sum(int(part) for part in jax.device_get(parts)) % 2**32)
-    return int(np.sum(multihost_utils.process_allgather(own), dtype=np.uint32))
+                found = _digest(shard.data, np.uint32(number), start, shape=leaf.shape)
+                parts.setdefault(shard.device, []).append(found)
+    return {device: sum(int(part) for part in jax.device_get(found)) % 2**32 for device, found in parts.items()}
 
 
 @partial(jax.jit, static_argnames="shape")

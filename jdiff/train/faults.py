@@ -29,6 +29,9 @@ class Faults:
     """Times that it goes back before it stops, and leaves what `jdiff replay` needs."""
     hang_seconds: float = 3600.0
     """A step that takes longer ends the run, and every process prints where it stands."""
+    check_every: int | None = None
+    """Steps between updates that are made twice, from a copy of the state, and whose results and copies on all devices
+    are compared; the run ends where they differ. None for never."""
 
     def __post_init__(self):
         if self.spike is not None and not self.spike > 1:
@@ -37,6 +40,8 @@ class Faults:
             raise ValueError(
                 f"faults.skips must be at least 1 and faults.rollbacks at least 0; got {self.skips}, {self.rollbacks}"
             )
+        if self.check_every is not None and self.check_every < 1:
+            raise ValueError(f"faults.check_every must be at least 1, or None; got {self.check_every}")
         if not self.hang_seconds > 0:
             raise ValueError(f"faults.hang_seconds must be positive; got {self.hang_seconds}")
 

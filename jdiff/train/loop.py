@@ -10,6 +10,7 @@ Too many skipped updates in a row take it back to the same place. It ends early,
 away; and a step that hangs ends the process.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import sys
@@ -25,15 +26,18 @@ import numpy as np
 from jdiff import pictures
 from jdiff.data import Source, open_source
 from jdiff.experiment import Experiment, fingerprint
-from jdiff.parallel import wait_for_all
+from jdiff.parallel import summary, wait_for_all
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
+from jdiff.train.finetune import started_from
 from jdiff.train.goodput import Goodput, spent, told
 from jdiff.train.keep import Due
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
+from jdiff.train.replicas import disagreeing
 from jdiff.train.shown import Shown, shown
+from jdiff.train.snapshots import Profiles, open_snapshots
 from jdiff.train.state import TrainState
 from jdiff.train.trainer import Trainer, assemble
 
@@ -60,6 +64,7 @@ class _Loop:
     checkpoints: Checkpoints
     draw: Pipeline
     shown: Shown
+    snapshots: Checkpoints | None
     goodput: Goodput
     preemption: Preemption
 
@@ -76,9 +81,15 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
         _claim(directory, experiment, source)
-    with Checkpoints(directory / "checkpoints", experiment.keep) as checkpoints, Preemption() as preemption:
+    if trainer.mesh.size > 1:
+        axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
+        _say(f"mesh: {axes}; {summary(trainer.layout())}")
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", experiment.keep))
+        snapshots = stack.enter_context(open_snapshots(directory)) if experiment.profiles else None
+        preemption = stack.enter_context(Preemption())
         draw = trainer.pipeline(_PREVIEW, view.null)
-        loop = _Loop(trainer, source, directory, checkpoints, draw, view, goodput, preemption)
+        loop = _Loop(trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption)
         try:
             state = _borne(loop)
         finally:
@@ -139,6 +150,10 @@ def _resumed(loop: _Loop) -> TrainState:
     with loop.goodput.of("init"):
         found = loop.checkpoints.newest(loop.trainer.abstract, lambda damage: _say(f"passed over: {damage}"))
         done, state = found or (0, loop.trainer.initial())
+        source = loop.trainer.experiment.init
+        if found is None and source is not None:
+            state, words = started_from(source, state, loop.directory)
+            _say(words)
         run.cut(loop.directory / "metrics.jsonl", done)
     return state
 
@@ -158,8 +173,15 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             with goodput.of("data"):
                 batch = next(data)
             with goodput.of("compile" if number == done + 1 else "step"):
+                check = faults.check_every is not None and number % faults.check_every == 0
                 with jax.set_mesh(trainer.mesh):
+                    twin = step(jax.tree.map(jnp.copy, state), batch)[0] if check else None
                     state, metrics = step(state, batch)
+                if faults.check_every and check and (odd := disagreeing(state, twin)):
+                    raise ValueError(
+                        f"step {number}: {', '.join(odd)} do not hold what others hold, or do not give the same twice; "
+                        f"checkpoints after step {number - faults.check_every} are not to be trusted"
+                    )
                 if number == done + 1:
                     jax.block_until_ready(metrics)
                     progress.compiled(number)
@@ -183,9 +205,15 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 rate = progress.show(number, values["loss"])
                 line = {"step": number, "images_per_second": rate, **goodput.line()}
                 run.append(directory / "throughput.jsonl", line)
-            # A state that is going bad is not kept.
+            if loop.snapshots is not None and (number % experiment.snapshot_every == 0 or last):
+                with goodput.of("checkpoint"):
+                    loop.snapshots.save(number, Profiles(state.profiles), fingerprint(experiment))
+            # A state that is going bad is not kept. What lies before it is whole first: a run that goes on from here
+            # does not come by there again.
             if save and (last or not int(metrics["skipped_in_a_row"])):
                 with goodput.of("checkpoint"):
+                    if loop.snapshots is not None:
+                        loop.snapshots.wait()
                     mean = float(np.mean([loss for loss in losses if np.isfinite(loss)]))
                     loop.checkpoints.save(number, state, fingerprint(experiment), mean)
                 losses.clear()

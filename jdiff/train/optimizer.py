@@ -1,7 +1,7 @@
-"""The optimizer: Optax's AdamW behind clipping, with a warm-up and a decay to zero counted in updates."""
+"""The optimizer: one of Optax's behind clipping, with a warm-up and a decay to zero counted in updates."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
@@ -11,8 +11,11 @@ from jdiff.typing import Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW with a learning rate that rises, then falls to zero at the last step or stays."""
+    """AdamW, LAMB or LARS with a learning rate that rises, then falls to zero at the last step or stays."""
 
+    algorithm: Literal["adamw", "lamb", "lars"] = "adamw"
+    """AdamW (1711.05101); for large batches LAMB (1904.00962) or LARS (1708.03888), whose steps are in proportion to
+    the norm of what they change: the learning rate is the share of it, in LARS a thousand times that."""
     learning_rate: float = 1e-3
     """The greatest learning rate."""
     warmup: int = 100
@@ -20,7 +23,7 @@ class Optimizer:
     decay: Literal["cosine", "none"] = "cosine"
     """How the learning rate goes on after the warm-up."""
     beta1: float = 0.9
-    """Decay of the mean of the gradient."""
+    """Decay of the mean of the gradient; the momentum of LARS."""
     beta2: float = 0.99
     """Decay of the mean of its square."""
     weight_decay: float = 0.0
@@ -29,6 +32,8 @@ class Optimizer:
     """Greatest global norm of the gradient."""
 
     def __post_init__(self):
+        if self.algorithm not in ("adamw", "lamb", "lars"):
+            raise ValueError(f"optimizer.algorithm must be adamw, lamb or lars, got {self.algorithm!r}")
         for field in ("learning_rate", "clip"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"optimizer.{field} must be positive, got {getattr(self, field)}")
@@ -38,6 +43,8 @@ class Optimizer:
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate by update, for a run of `steps`."""
+        if self.decay == "none" and not self.warmup:
+            return optax.constant_schedule(self.learning_rate)  # Optax takes no warm-up for one that never ends
         if self.decay == "none":
             return optax.warmup_constant_schedule(0.0, self.learning_rate, self.warmup)
         # Zero is reached after the last update, which it would waste; a run shorter than its warm-up ends inside it.
@@ -51,11 +58,11 @@ class Optimizer:
             return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
         schedule = self.schedule(steps)
-        adamw = optax.adamw(
-            lambda count: schedule(count + 1),
-            b1=self.beta1,
-            b2=self.beta2,
-            weight_decay=self.weight_decay,
-            mask=decayed,
-        )
-        return optax.chain(optax.clip_by_global_norm(self.clip), adamw)
+        rate = lambda count: schedule(count + 1)
+        decay: dict[str, Any] = {"weight_decay": self.weight_decay}
+        if self.algorithm == "lars":
+            chosen = optax.lars(rate, momentum=self.beta1, weight_decay_mask=decayed, **decay)
+        else:
+            make = optax.lamb if self.algorithm == "lamb" else optax.adamw
+            chosen = make(rate, b1=self.beta1, b2=self.beta2, mask=decayed, **decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip), chosen)

@@ -21,12 +21,16 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     key: Array  # uint32 [2]: data of the key that all noise of the run comes from
     skipped: Skipped
+    profiles: dict[str, Params]  # power-function averages by their relative width
 
 
-def initial(network: Network, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first update: a pure function of the seed."""
+def initial(
+    network: Network, optimizer: optax.GradientTransformation, seed: int, profiles: tuple[float, ...] = ()
+) -> TrainState:
+    """The state before the first update: a pure function of the seed. `profiles`: widths of averages that are kept."""
     key = jax.random.key(seed)
     params = network.init(rng.named(key, "parameters"))
     average = jax.tree.map(jnp.copy, params)  # a buffer of its own, or donation would give one buffer away twice
     opt_state = optimizer.init(params)
-    return TrainState(jnp.int32(0), params, average, opt_state, jax.random.key_data(key), none_skipped())
+    kept = {f"{width:g}": jax.tree.map(jnp.copy, params) for width in profiles}
+    return TrainState(jnp.int32(0), params, average, opt_state, jax.random.key_data(key), none_skipped(), kept)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,42 +37,74 @@ def left_out(keys: Key, experiment: Experiment) -> dict[str, Regularization]:
     return {"regularization": Regularization(keys=keys, **shares)}
 
 
+def mean_over_parts(of_part: Callable[[Any], Any], rows: Any, parts: int) -> Any:
+    """The mean of what `of_part` gives for each of `parts` parts of `rows`, arrays [B, ...], one after the other.
+
+    Part p holds rows p, p + parts, ...: what lies on one device stays there."""
+    if parts == 1:
+        return of_part(rows)
+    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), rows)
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], cut))
+    )
+    add = lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None)
+    total, _ = jax.lax.scan(add, zero, cut)
+    return jax.tree.map(lambda leaf: leaf / parts, total)
+
+
 def make_step(
-    experiment: Experiment, network: Network, optimizer: optax.GradientTransformation, num_classes: int
+    experiment: Experiment,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    num_classes: int,
+    *,
+    axis: str | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], index uint32 [B], label int32 [B] where
     there are classes, and what else the network takes. With latents, `image` is their mean and `spread`, of the same
     shape, their standard deviation: each update draws them anew. Metrics are scalars of this update, also of one that
-    is skipped."""
+    is skipped.
+
+    Under `pmap`, `axis` is its name, and the batch is a device's own part."""
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
         keys = rng.per_example(key, batch["index"])
         cond = {name: value for name, value in batch.items() if name not in ("image", "index", "spread")}
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
-        options, place = left_out(keys, experiment), jnp.arange(len(batch["index"]))
+        place = jnp.arange(len(batch["index"]))
+        if axis is not None:
+            place = place + jax.lax.axis_index(axis) * len(place)
         image = batch["image"]
         if "spread" in batch:
             draw = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))
             image = image + batch["spread"] * draw(rng.named(keys, "latents"), image)
         u = low_discrepancy(rng.named(key, "time"), place) if experiment.stratified_times else None
 
-        def mean_loss(params):
-            raw = partial(network.apply, params, **options)
+        def mean_loss(params: Params, part: tuple[Key, Array, Cond, Array | None]) -> Array:
+            keys, image, cond, u = part
+            raw = partial(network.apply, params, **left_out(keys, experiment))
             predict = predictor(raw, experiment.process, experiment.parameterization)
             losses, _ = diffusion_loss(
                 keys, predict, experiment.process, experiment.loss, experiment.times, image, cond, u
             )
             return losses.mean()
 
-        loss, gradient = jax.value_and_grad(mean_loss)(state.params)
+        of_part = partial(jax.value_and_grad(mean_loss), state.params)
+        loss, gradient = mean_over_parts(of_part, (keys, image, cond, u), experiment.accumulate)
+        if axis is not None:
+            loss, gradient = jax.lax.pmean((loss, gradient), axis)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Params = optax.apply_updates(state.params, updates)  # pyright: ignore[reportAssignmentType]
-        average = ema.update(state.ema, params, state.step, experiment.ema_decay)
+        average = ema.update(state.ema, params, state.step, experiment.ema_decay, experiment.swa)
+        profiles = {
+            name: ema.update_profile(kept, params, state.step, float(name)) for name, kept in state.profiles.items()
+        }
         norm = optax.tree.norm(gradient)
         good, skipped = faults.judge(experiment.faults, state.skipped, loss, norm)
         keep = partial(jax.tree.map, partial(jnp.where, good))
         params, average = keep((params, average), (state.params, state.ema))
+        profiles = keep(profiles, state.profiles)
         opt_state = keep(opt_state, state.opt_state)
         metrics = {
             "loss": loss,
@@ -80,6 +113,6 @@ def make_step(
             "skipped": skipped.total,
             "skipped_in_a_row": skipped.in_a_row,
         }
-        return TrainState(state.step + 1, params, average, opt_state, state.key, skipped), metrics
+        return TrainState(state.step + 1, params, average, opt_state, state.key, skipped, profiles), metrics
 
     return step

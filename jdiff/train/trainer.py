@@ -1,7 +1,8 @@
 """The pieces of a run, before, in and after training."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,11 +11,20 @@ import numpy as np
 from jdiff.data import Batch, Data, Latents, Source, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import MMDiT, Network, UNet2DCondition, build
-from jdiff.parallel import batch_sharding, check_batch, host_share, put_batch, replicated, state_sharding
+from jdiff.parallel import (
+    Row,
+    batch_sharding,
+    check_batch,
+    host_share,
+    mapped,
+    put_batch,
+    replicated,
+    report,
+    state_sharding,
+)
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
 from jdiff.train.step import Metrics, make_step
-from jdiff.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,24 +67,35 @@ class Trainer:
             for name, (shape, dtype) in fields.items()
         }
 
+    def layout(self) -> list[Row]:
+        """How each array of the parameters lies on the mesh, and why."""
+        return report(self.mesh, self.abstract.params, heads_of(self.experiment))
+
     def initial(self) -> TrainState:
         """The state before the first update, on the mesh."""
-        make = lambda: initial(
-            self.network, self.experiment.optimizer.build(self.experiment.steps), self.experiment.seed
-        )
+        make = partial(_first, self.network, self.experiment)
         return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract))()
 
-    def step(self) -> Any:
-        """The jitted update (state, batch) -> (state, metrics), which consumes the state."""
+    def update(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+        """The update (state, batch) -> (state, metrics) for one compilation over the mesh, before it is compiled."""
         optimizer = self.experiment.optimizer.build(self.experiment.steps)
-        step = make_step(self.experiment, self.network, optimizer, self.num_classes)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        update = make_step(self.experiment, self.network, optimizer, self.num_classes)
 
-        def on_mesh(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                return step(state, batch)
+                return update(state, batch)
 
-        return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+        return on_mesh
+
+    def step(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+        """The compiled update (state, batch) -> (state, metrics), which consumes the state; by `pmap` where the mesh
+        says so."""
+        if self.experiment.mesh.strategy == "pmap":
+            optimizer = self.experiment.optimizer.build(self.experiment.steps)
+            update = make_step(self.experiment, self.network, optimizer, self.num_classes, axis="data")
+            return mapped(update, self.mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        return jax.jit(self.update(), donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
 
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
@@ -112,11 +133,20 @@ class Trainer:
         )
 
 
+def _first(network: Network, experiment: Experiment) -> TrainState:
+    return initial(network, experiment.optimizer.build(experiment.steps), experiment.seed, experiment.profiles)
+
+
+def heads_of(experiment: Experiment) -> int | None:
+    """Of the attention of a transformer."""
+    return getattr(experiment.network, "num_attention_heads", None)
+
+
 def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | None = None) -> Trainer:
     """The pieces of a run on `devices`, which may be described and not there; on all that are, unless given. Raises
     ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build(devices)
-    check_batch(mesh, experiment.batch_size)
+    check_batch(mesh, experiment.batch_size, experiment.accumulate)
     step = experiment.data.bucket_step if isinstance(experiment.data, Data) else None
     divisor = experiment.network.divisor
     if step is not None and step % divisor:
@@ -126,11 +156,10 @@ def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | 
     network = build(
         experiment.network, size=size, channels=channels, num_classes=num_classes, out_channels=out_channels
     )
-    make = lambda: initial(network, experiment.optimizer.build(experiment.steps), experiment.seed)
-    shapes = jax.eval_shape(make)
+    shapes = jax.eval_shape(partial(_first, network, experiment))
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        state_sharding(mesh, shapes),
+        state_sharding(mesh, shapes, heads_of(experiment)),
     )
     return Trainer(experiment, network, mesh, num_classes, abstract)

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from jdiff import cli
 from jdiff.train.restore import open_run
+from tests import recipe
 
 
 def said(capsys, *words):
@@ -65,3 +66,34 @@ def test_refusals(finished, tmp_path, refused):
     )
     assert "is not a run directory" in refused("checkpoint", "list", tmp_path)
     assert "is no replay bundle: it has no fault.json" in refused("replay", finished)
+
+
+def test_profiles_are_put_together_after_training(tmp_path, capsys, refused, finished):
+    words = ["--profiles", "0.05", "0.2", "--snapshot-every", "8", "--swa", "20", "--sample-every", "1000"]
+    cli.main(["train", recipe.__file__, "--out", str(tmp_path / "profiles"), *words])
+    run = open_run(tmp_path / "profiles")
+    state = run.state()
+
+    def exported(*words):
+        out = tmp_path / "-".join(["out", *map(str, words)])
+        said(capsys, "checkpoint", "export", run.directory, "-o", out, "--json", *words)
+        return load_file(out / "parameters.safetensors")
+
+    for width in ("0.05", "0.2"):
+        tensors = exported("--sigma-rel", width)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.profiles[width]):
+            np.testing.assert_allclose(tensors.pop("/".join(key.key for key in path)), leaf, rtol=1e-4, atol=1e-5)
+        assert not tensors
+    narrow, middle, wide = (exported("--sigma-rel", width) for width in ("0.05", "0.1", "0.2"))
+    distance = lambda a, b: sum(float(np.square(a[name] - b[name]).sum()) for name in a)
+    assert 0 < distance(narrow, middle) < distance(narrow, wide)
+    earlier = exported("--sigma-rel", "0.05", "--step", "8")
+    assert distance(earlier, narrow) > 0
+
+    drawn = ["sample", run.directory, "--n", "1", "--steps", "2", "--json"]
+    assert said(capsys, *drawn, "--sigma-rel", "0.1", "--out", tmp_path / "drawn")["step"] == 24
+    assert "has no snapshot of step 9; it has [8, 16, 24]" in refused(
+        "checkpoint", "export", run.directory, "-o", tmp_path / "no", "--sigma-rel", "0.1", "--step", "9"
+    )
+    assert "it has none (profiles)" in refused("sample", finished, "--sigma-rel", "0.1")
+    assert "sigma_rel must be above 0" in refused("sample", run.directory, "--sigma-rel", "0.5")

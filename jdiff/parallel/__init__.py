@@ -1,0 +1,33 @@
+"""Processes that train together, meshes over their devices, and how arrays lie on them.
+
+Axes of a mesh, any of them 1:
+
+- `data`: the batch is split, parameters are copies.
+- `fsdp`: the batch is split, and so are large parameters, their optimizer state and their averages (1910.02054).
+- `tensor`: attention heads and the inner width of two-layer networks are split (1909.08053).
+- `context`: tokens are split; keys and values go around (2310.01889).
+- `pipeline`: stacks of equal blocks are split, and the batch passes through in pieces (1811.06965).
+
+The global batch is the same arithmetic on any mesh. Networks see the mesh as JAX's ambient one, and these names.
+"""
+
+from jdiff.parallel.hosts import join, wait_for_all
+from jdiff.parallel.mesh import Mesh, batch_sharding, check_batch, host_share, put_batch, replicated
+from jdiff.parallel.pmap import mapped
+from jdiff.parallel.rules import Row, report, state_sharding, summary
+
+__all__ = [
+    "Mesh",
+    "Row",
+    "batch_sharding",
+    "check_batch",
+    "host_share",
+    "join",
+    "mapped",
+    "put_batch",
+    "replicated",
+    "report",
+    "state_sharding",
+    "summary",
+    "wait_for_all",
+]
