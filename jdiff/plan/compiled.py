@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from jdiff.plan import hlo
-from jdiff.plan.topology import Topology, slice_of
+from jdiff.plan.topology import Topology
 from jdiff.train.run import write_atomically
 from jdiff.train.trainer import Trainer
 
@@ -36,7 +36,7 @@ class Compiled:
     sent: dict[str, float]
     """Bytes that a device sends, by kind of collective."""
     between: float
-    """Of these, bytes of groups that reach over slices."""
+    """Of these, bytes that go between slices."""
     opaque: dict[str, int]
 
 
@@ -55,7 +55,7 @@ def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled
     if path.exists():
         return Compiled(**json.loads(path.read_text()))
     try:
-        result = _measured(lowered.compile(), trainer)
+        result = _measured(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise ValueError(f"the compiler refuses this step: {' '.join(str(error).split())[:400]}") from error
@@ -65,13 +65,11 @@ def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled
     return result
 
 
-def _measured(program: jax.stages.Compiled, trainer: Trainer) -> Compiled:
+def _measured(program: jax.stages.Compiled) -> Compiled:
     memory = program.memory_analysis()
     if memory is None:
         raise ValueError("the compiler does not say how much memory the program takes")
     figures = hlo.statistics(program.as_text() or "")
-    slices = slice_of(trainer.mesh)
-    between = sum(one.sent for one in figures.collectives if len(set(slices[list(one.group)])) > 1)
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
@@ -82,7 +80,7 @@ def _measured(program: jax.stages.Compiled, trainer: Trainer) -> Compiled:
         product_cycles=figures.product_cycles,
         moved=figures.moved,
         sent=figures.sent(),
-        between=between,
+        between=figures.sent().get(hlo.BETWEEN, 0.0),
         opaque=figures.opaque,
     )
 

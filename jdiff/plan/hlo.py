@@ -1,15 +1,17 @@
 """What a compiled program does on one device, read from its text (the HLO that XLA prints after partitioning).
 
 XLA's own `cost_analysis` counts the body of a loop once. Here each computation is counted as often as it runs: the
-trip count of a loop is the `known_trip_count` that XLA notes (GPUs), or the constant that its condition compares the
-counter with (TPUs, where a scan counts from 0 in steps of 1).
+trip count of a loop is the `known_trip_count` that XLA notes (GPUs), or what its counter, which goes in steps of 1, has
+to go from its start to what the condition compares it with (TPUs; not always from 0: the compiler moves a first turn of
+a scan out of the loop).
 
 FLOPs are those of products of matrices, 2 for a multiply-add, counted as XLA's HloCostAnalysis counts a convolution:
 taps that fall on padding or between dilated values are none. A Pallas kernel is opaque in the text: what is not counted
 is listed in `opaque`.
 
 Bytes of collectives are what one device sends in a ring (Thakur, Rabenseifner, Gropp 2005): with X devices in a group,
-(X - 1)/X of what is gathered, scattered or exchanged, twice that of what is all-reduced.
+(X - 1)/X of what is gathered, scattered or exchanged, twice that of what is all-reduced. What goes between slices of
+TPUs is a `send` to the host, which hands it on: its bytes count once, as two slices exchange them.
 """
 
 import math
@@ -21,6 +23,7 @@ import numpy as np
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0}
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+BETWEEN = "between slices"
 _PRODUCTS = ("convolution", "dot")
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
@@ -34,7 +37,7 @@ class Collective:
     sent: float
     """Bytes that a device sends, all runs together."""
     group: tuple[int, ...]
-    """The first group of devices, by their place in the mesh."""
+    """The first group of devices, by their place in the mesh; none of what goes between slices."""
     runs: int
 
 
@@ -95,6 +98,9 @@ def statistics(text: str) -> Statistics:
             kind = instruction.opcode.removesuffix("-start")
             if instruction.opcode in _PRODUCTS:
                 flops += times * _flops(instruction, body)
+            elif instruction.opcode == "send" and "_xla_megascale_target" in instruction.attributes:
+                size = _bytes(body[instruction.operands[0]].type)
+                collectives.append(Collective(BETWEEN, size * times, (), times))
             elif kind in _COLLECTIVES:
                 collectives.append(_collective(instruction, kind, name, body, times))
             elif instruction.opcode == "custom-call" and (target := _opaque(instruction)):
@@ -170,24 +176,39 @@ def _runs(computations: dict[str, _Computation], entry: str) -> dict[str, int]:
     runs: dict[str, int] = defaultdict(int, {entry: 1})
     for name in reversed(order):
         for instruction in computations[name].instructions.values():
-            times = _trips(instruction, computations) if instruction.opcode == "while" else 1
+            around = computations[name].instructions
+            times = _trips(instruction, around, computations) if instruction.opcode == "while" else 1
             for other in _called(instruction):
                 if other in computations:
                     runs[other] += runs[name] * times
     return dict(runs)
 
 
-def _trips(loop: _Instruction, computations: dict[str, _Computation]) -> int:
+def _trips(loop: _Instruction, around: dict[str, _Instruction], computations: dict[str, _Computation]) -> int:
     known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
     inside = computations[condition[1]].instructions if condition else {}
-    constants = [one for one in inside.values() if one.opcode == "constant" and one.type.startswith(("s32[]", "u32[]"))]
-    compares = any("direction=LT" in one.attributes for one in inside.values())
-    if len(constants) != 1 or not compares:
-        raise ValueError(f"loop {loop.name}: its condition does not show how often it runs")
-    return int(constants[0].operands[0])
+    compared = [one for one in inside.values() if one.opcode == "compare" and "direction=LT" in one.attributes]
+    if len(compared) == 1 and all(name in inside for name in compared[0].operands):
+        counter, limit = (inside[name] for name in compared[0].operands)
+        place = re.search(r"index=(\d+)", counter.attributes)
+        started = around.get(loop.operands[0])
+        if place and started and started.opcode == "tuple":
+            start = _constant(started.operands[int(place[1])], around)
+            end = _constant(limit.name, inside)
+            if start is not None and end is not None:
+                return end - start
+    raise ValueError(f"loop {loop.name}: its condition does not show how often it runs")
+
+
+def _constant(name: str, body: dict[str, _Instruction]) -> int | None:
+    """The value of a scalar, through copies; None where it is computed."""
+    found = body.get(name)
+    while found is not None and found.opcode in ("copy", "bitcast"):
+        found = body.get(found.operands[0])
+    return int(found.operands[0]) if found is not None and found.opcode == "constant" else None
 
 
 def _shape(kind: str) -> tuple[int, ...]:

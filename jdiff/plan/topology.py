@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 
 from jdiff.plan.chips import CHIPS, Chip
@@ -83,8 +82,3 @@ def devices(topology: Topology) -> list[Any]:
     if len(found) != topology.size:
         raise ValueError(f"topology: {topology} has {len(found)} devices, {topology.size} were expected")
     return sorted(found, key=lambda device: getattr(device, "slice_index", 0) or 0)
-
-
-def slice_of(mesh: jax.sharding.Mesh) -> np.ndarray:
-    """The slice of each device, in the order of the mesh."""
-    return np.array([getattr(device, "slice_index", 0) or 0 for device in mesh.devices.flat])

@@ -60,6 +60,12 @@ def test_a_loop_counts_as_often_as_it_runs():
     }
 
 
+def test_a_turn_that_was_moved_out_of_the_loop_is_not_counted_in_it():
+    assert (
+        statistics(TEXT.replace("%zero = s32[] constant(0)", "%zero = s32[] constant(1)")).flops == 4 * 2 * 64 * 32 * 32
+    )
+
+
 def test_a_loop_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="loop loop: its condition does not show how often it runs"):
         statistics(TEXT.replace("%n = s32[]{:T(128)} constant(5)", "%n = s32[] get-tuple-element(%q), index=0"))

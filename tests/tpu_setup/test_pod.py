@@ -11,7 +11,7 @@ from jdiff.train.restore import open_run
 from tests import recipe
 
 pytestmark = pytest.mark.slow
-STEPS = 300
+STEPS = 150
 RUN = [
     "run-1", "jdiff", "train", recipe.__file__, "--steps", str(STEPS), "--sample-every", "1000",
     "--checkpoint-every", "10", "--mesh.fsdp", "2",
