@@ -81,7 +81,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
         _claim(directory, experiment, source)
-    if trainer.mesh.size > 1:
+    if trainer.mesh.size > trainer.mesh.shape["data"]:
         axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
         _say(f"mesh: {axes}; {summary(trainer.layout())}")
     with contextlib.ExitStack() as stack:
