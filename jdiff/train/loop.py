@@ -81,7 +81,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
         _claim(directory, experiment, source)
-    if trainer.mesh.size > 1:
+    if trainer.mesh.size > trainer.mesh.shape["data"]:
         axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
         _say(f"mesh: {axes}; {summary(trainer.layout())}")
     with contextlib.ExitStack() as stack:
@@ -174,9 +174,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 batch = next(data)
             with goodput.of("compile" if number == done + 1 else "step"):
                 check = faults.check_every is not None and number % faults.check_every == 0
-                with jax.set_mesh(trainer.mesh):
-                    twin = step(jax.tree.map(jnp.copy, state), batch)[0] if check else None
-                    state, metrics = step(state, batch)
+                twin = step(jax.tree.map(jnp.copy, state), batch)[0] if check else None
+                state, metrics = step(state, batch)
                 if faults.check_every and check and (odd := disagreeing(state, twin)):
                     raise ValueError(
                         f"step {number}: {', '.join(odd)} do not hold what others hold, or do not give the same twice; "
@@ -221,7 +220,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             if stop:
                 break
             if number % experiment.sample_every == 0 and not last:
-                with progress.paused(), goodput.of("pictures"), jax.set_mesh(trainer.mesh):
+                with progress.paused(), goodput.of("pictures"):
                     images = _drawn(loop, state, _PREVIEW)
                     _show(loop, f"samples/step_{number:07d}.png", partial(_sheet, loop, images))
     return state

@@ -63,8 +63,7 @@ def replay(run: Run) -> dict[str, Any]:
         raise ValueError(f"the data of {run.directory} has changed since its run was started")
     stream = run.trainer.batches(source, fault["step"] - 1)
     state = run.state()
-    with jax.set_mesh(run.trainer.mesh):
-        _, metrics = run.trainer.step()(state, next(stream))
+    _, metrics = run.trainer.step()(state, next(stream))
     again = {name: float(metrics[name]) for name in _FIGURES}
     same = all(np.array_equal(again[name], fault[name], equal_nan=True) for name in _FIGURES)
     return {"step": fault["step"], "index": fault["index"], "then": {k: fault[k] for k in _FIGURES}} | {

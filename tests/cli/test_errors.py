@@ -25,7 +25,7 @@ def test_wrong_words(refused, tmp_path):
         (["--process", "Nope"], "--process must be one of VP, VE, EDM, RectifiedFlow, SubVP, Cosine, got Nope"),
         (["--process", "RectifiedFlow"], "EDMPreconditioning cannot be used with RectifiedFlow"),
         (["--data.size", 10], "size: 10 is not a positive multiple of 4"),
-        (["--batch-size", 12], "batch_size 12 must be a multiple of the 8 devices"),
+        (["--batch-size", 12], "batch_size 12 must be a multiple of the 8 slices of data x fsdp"),
         (["--optimizer.clip", -1], "optimizer.clip must be positive, got -1.0"),
         (["--data.folder", "missing"], "folder missing does not exist"),
     ]:
