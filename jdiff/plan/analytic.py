@@ -99,7 +99,7 @@ def temporary(trainer: Trainer) -> float | None:
     wide = np.dtype("float32").itemsize
     narrow = 2 if network.compute.dtype == "bfloat16" else wide
     tokens = (data.size // network.patch_size) ** 2 + getattr(data, "tokens", 0)
-    rows = math.ceil(experiment.batch_size / trainer.mesh.size)
+    rows = math.ceil(experiment.batch_size / (trainer.mesh.shape["data"] * trainer.mesh.shape["fsdp"]))
     token = network.width * narrow
     weights = tokens * network.num_attention_heads  # of attention, a token
     kept = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jdiff.experiment import Experiment
-from jdiff.parallel import Mesh
+from jdiff.parallel import AXES, Mesh
 from jdiff.plan.topology import NoCompilerError, Topology, devices
 from jdiff.train.trainer import Trainer, assemble
 
@@ -14,18 +14,17 @@ from jdiff.train.trainer import Trainer, assemble
 def parse(text: str, experiment: Experiment) -> Experiment:
     """The experiment on the mesh "data=64,fsdp=8". Raises ValueError for an axis that meshes do not have."""
     axes: dict[str, int] = {}
-    names = [field.name for field in dataclasses.fields(Mesh)]
     for word in text.split(","):
         name, _, count = word.partition("=")
-        if name not in names or not count.isdigit() or name in axes:
-            raise ValueError(f"mesh: {word!r} of {text!r} is not AXIS=NUMBER, with AXIS one of {', '.join(names)}")
+        if name not in AXES or not count.isdigit() or name in axes:
+            raise ValueError(f"mesh: {word!r} of {text!r} is not AXIS=NUMBER, with AXIS one of {', '.join(AXES)}")
         axes[name] = int(count)
     return dataclasses.replace(experiment, mesh=dataclasses.replace(Mesh(), **axes))
 
 
 def check(experiment: Experiment, topology: Topology) -> None:
     """Raises ValueError where the mesh does not multiply to the topology's devices, or the batch does not divide."""
-    axes = {name: value for name, value in dataclasses.asdict(experiment.mesh).items() if isinstance(value, int)}
+    axes = {name: size for name in AXES if (size := getattr(experiment.mesh, name)) not in (None, 1)}
     product = math.prod(axes.values())
     if (experiment.mesh.data is None and topology.size % product) or (
         experiment.mesh.data is not None and product != topology.size
