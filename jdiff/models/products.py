@@ -6,7 +6,7 @@ results split as the batch is, it has to bring the weights together instead, and
 device's own part: what fully sharded data parallelism is (1910.02054).
 
 And where a mesh has an axis `context`, it splits tokens, but not the images of convolutions: XLA gets gradients of
-kernels wrong, twice what they are, where it splits images along an axis beside others (jaxlib 0.10.2, on a CPU).
+kernels wrong where it splits images along an axis beside others (jaxlib 0.10.2, on a CPU).
 """
 
 from flax import nnx

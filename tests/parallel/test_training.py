@@ -1,8 +1,7 @@
 """Networks train on any mesh as on one device.
 
-Sums over devices are taken in another order. Measured over the whole table, see `LOSS` and `GRADIENT`: losses differ by
-8e-7 at most, the gradient of the first step by 3e-7 of its norm. One figure that is not one device's, wherever it is
-in the network, would be far outside.
+Sums over devices are taken in another order. Measured for a DiT on five meshes, the losses of three steps differ by
+1.3e-6 at most, and for six networks on six meshes each array of the gradient by 3e-7 of the norm of all.
 """
 
 import functools
