@@ -70,7 +70,7 @@ def test_a_pod_that_is_taken_away_and_a_host_that_dies(cloud):
 
 def test_a_babysitter_that_is_killed_at_any_moment(cloud):
     """Started again at once, each time: one pod, one run."""
-    delays = [0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0]
+    delays = [0.2, 1.0, 3.0, 6.0]
     for delay in delays:
         babysitter = cloud.start("babysit", *command(cloud))
         time.sleep(delay)
