@@ -126,6 +126,7 @@ def test_a_text_transformer_has_the_gradient_of_one_device(mesh):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
     for name, mesh in TABLE:
         same_as_alone(name, MESHES[mesh])
         print(f"{name} on {mesh}: as on one device", flush=True)
