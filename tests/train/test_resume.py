@@ -22,7 +22,7 @@ STEPS = 1200
 COMMAND = [
     sys.executable, "-c", "from jdiff.cli import main; main()",
     "train", recipe.__file__, "--steps", str(STEPS), "--checkpoint-every", "25", "--sample-every", "400",
-    "--profiles", "0.05", "0.1", "--snapshot-every", "90",
+    "--profiles", "0.05", "0.1", "--snapshot-every", "350",
 ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_ten_kills_change_nothing(tmp_path):
     one, other = final_state(whole), final_state(killed)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-    steps = range(90, STEPS + 1, 90)
+    steps = range(350, STEPS + 1, 350)
     with Checkpoints(folder(whole)) as some, Checkpoints(folder(killed)) as others:
         assert some.steps == others.steps == [*steps, STEPS]
         assert [some.about(step)["digest"] for step in steps] == [others.about(step)["digest"] for step in steps]
