@@ -41,20 +41,29 @@ class Life:
         self.directory = directory
         words = ["train", str(ROOT / "tests" / "recipe.py"), "--out", str(directory), "--steps", str(steps)]
         words += ["--checkpoint-every", str(EVERY), "--sample-every", "100000"]
-        self.log = open(directory.with_suffix(".log"), "a")  # noqa: SIM115 - closed at the end of the life
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from jdiff.cli import main; main()", *words],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-            stdout=self.log,
-            stderr=self.log,
-        )
+        self.log = directory.with_suffix(".log")
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from jdiff.cli import main; main()", *words],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+                stdout=log,
+                stderr=log,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
 
     def until(self, happened, longest: float = 120.0) -> None:
         """Returns when something has happened. Raises RuntimeError where the process ends first, or after `longest`."""
         end = time.monotonic() + longest
         while not happened():
             if self.process.poll() is not None:
-                raise RuntimeError(f"the process ended by itself, with status {self.process.returncode}")
+                said = self.log.read_text()[-2000:]
+                raise RuntimeError(f"the process ended by itself, with status {self.process.returncode}: {said}")
             if time.monotonic() > end:
                 raise RuntimeError(f"nothing to kill at in {longest:.0f} s")
             time.sleep(0.0005)
@@ -94,14 +103,12 @@ class Life:
             time.sleep(rng.uniform(0.0, 0.02))
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        self.log.close()
 
     def end(self) -> None:
         """Lets it come to its end."""
         status = self.process.wait()
-        self.log.close()
         if status:
-            raise RuntimeError(f"the run ended with status {status}; see {self.log.name}")
+            raise RuntimeError(f"the run ended with status {status}: {self.log.read_text()[-2000:]}")
 
 
 def different(one: Path, other: Path) -> list[str]:
@@ -125,7 +132,8 @@ def main() -> int:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         for number in range(arguments.kills):
             kind = KINDS[number % len(KINDS)]
-            Life(killed, steps).kill(kind, rng)
+            with Life(killed, steps) as life:
+                life.kill(kind, rng)
             counts[kind] += 1
             lines = (killed / "metrics.jsonl").read_text().splitlines() if (killed / "metrics.jsonl").exists() else []
             left = (time.monotonic() - start) / (number + 1) * (arguments.kills - number - 1)
@@ -134,8 +142,9 @@ def main() -> int:
                 file=sys.stderr,
                 flush=True,
             )
-        Life(killed, steps).end()
-        Life(whole, steps).end()
+        for directory in (killed, whole):
+            with Life(directory, steps) as life:
+                life.end()
         wrong = different(whole, killed)
     figures = {"kills": dict(counts), "steps": steps, "different": wrong, "seconds": time.monotonic() - start}
     if arguments.json:

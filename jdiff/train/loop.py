@@ -213,7 +213,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 with goodput.of("checkpoint"):
                     if loop.snapshots is not None:
                         loop.snapshots.wait()
-                    mean = float(np.mean([loss for loss in losses if np.isfinite(loss)]))
+                    finite = [loss for loss in losses if np.isfinite(loss)]
+                    mean = float(np.mean(finite)) if finite else None
                     loop.checkpoints.save(number, state, fingerprint(experiment), mean)
                 losses.clear()
                 due.done()

@@ -4,6 +4,9 @@ import re
 import shlex
 import subprocess
 
+import pytest
+import yaml
+
 from tests.tpu_setup.conftest import ROOT, SCRIPTS
 
 
@@ -43,6 +46,15 @@ def test_scripts_that_the_readme_names_exist_and_the_other_way_round():
     there = {path.name for path in SCRIPTS.iterdir() if path.is_file()}
     inner = {"README.md", "common.sh", "host.sh", "preflight.py"}
     assert set(re.findall(r"[\w]+\.(?:sh|yaml|sbatch)\b", text)) | {"Dockerfile"} == there - inner
+
+
+@pytest.mark.parametrize("name", ["jobset.yaml", "skypilot.yaml"])
+def test_other_launchers_are_told_of_recipes_that_exist(name):
+    """They are parsed here, and no more."""
+    text = (SCRIPTS / name).read_text()
+    assert yaml.safe_load(text)
+    recipes = re.findall(r"experiments/\w+\.py", text)
+    assert recipes and all((ROOT / recipe).exists() for recipe in recipes)
 
 
 def test_the_image_holds_what_it_copies():
