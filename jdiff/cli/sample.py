@@ -69,9 +69,9 @@ def main(words: list[str]) -> None:
     run = open_run(arguments.run)
     trainer = run.trainer
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Sampling)}
-    null, cond = _captions(trainer, arguments)
+    decode, edge = decoder(trainer)
+    null, cond = _captions(trainer, arguments, edge)
     pipeline = trainer.pipeline(arguments.chunk, null, **{k: value for k, value in given.items() if value is not None})
-    decode = decoder(trainer)
     label = every_class(trainer, arguments.n)
     if arguments.name is not None:
         chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
@@ -98,11 +98,11 @@ def main(words: list[str]) -> None:
             print(credit)
 
 
-def _captions(trainer: Trainer, arguments: Sample) -> tuple[Conditions, Conditions | None]:
+def _captions(trainer: Trainer, arguments: Sample, edge: int) -> tuple[Conditions, Conditions | None]:
     """The conditions of an empty caption, none where the run takes no captions, and those of what is asked for."""
     if not trainer.conditions and arguments.prompt is None:
         return {}, None
-    told = prompted(trainer, ["", arguments.prompt or ""])
+    told = prompted(trainer, ["", arguments.prompt or ""], edge)
     return {name: value[0] for name, value in told.items()}, {
         name: np.repeat(value[1:], arguments.n, 0) for name, value in told.items()
     }

@@ -47,28 +47,28 @@ def shown(trainer: Trainer, source: Source) -> Shown:
     cond = lambda n: _stacked([told(examples[i % len(examples)]["caption"]) for i in range(n)]) if examples else None
     null = told(latents.without_caption()) if trainer.conditions else {}
     squares = lambda: (image for row in rows if (image := latents[row]["image"]).shape == trainer.shape)
-    decode = decoder(trainer, latents.autoencoder)
-    return Shown(null, cond, decode, lambda: np.stack(list(squares())), latents.edge)
+    decode, edge = decoder(trainer, latents.autoencoder)
+    return Shown(null, cond, decode, lambda: np.stack(list(squares())), edge)
 
 
-def decoder(trainer: Trainer, fingerprint: str | None = None) -> Decode:
-    """What makes images of a run's samples; with a `fingerprint`, ValueError unless the autoencoder has it."""
+def decoder(trainer: Trainer, fingerprint: str | None = None) -> tuple[Decode, int]:
+    """What makes images of a run's samples, and the edge of a square one in pixels; with a `fingerprint`, ValueError
+    unless the autoencoder has it."""
     data = trainer.experiment.data
     if not isinstance(data, Latents):
-        return lambda samples: samples
+        return lambda samples: samples, data.size
     coder = image_coder(data.pipeline)
     if fingerprint not in (None, coder.fingerprint):
         raise ValueError(f"data.pipeline {data.pipeline}: its autoencoder is not the one that made {data.folder}")
-    return lambda samples: _in_chunks(coder.decode, samples)
+    return lambda samples: _in_chunks(coder.decode, samples), data.size * coder.divisor
 
 
-def prompted(trainer: Trainer, prompts: Sequence[str]) -> Conditions:
-    """The conditions of prompts, as the text encoders of data.pipeline give them. Raises ValueError where the run takes
-    no captions, and as the tokenizers do."""
+def prompted(trainer: Trainer, prompts: Sequence[str], edge: int) -> Conditions:
+    """The conditions of prompts for square images, as the text encoders of data.pipeline give them. Raises ValueError
+    where the run takes no captions, and as the tokenizers do."""
     data = trainer.experiment.data
     if not isinstance(data, Latents) or not trainer.conditions:
         raise ValueError("this run takes no captions, and so no prompts")
-    edge = float(data.size * image_coder(data.pipeline).divisor)
     given: dict[str, Any] = dict(prompt_encoder(data.pipeline).encode(prompts))
     given["time_ids"] = np.tile(np.array([edge, edge, 0, 0, edge, edge], np.float32), (len(prompts), 1))
     # In float16, as those of training.
