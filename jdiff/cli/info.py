@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import tyro
 
 from jdiff.cli.arguments import parse
@@ -35,14 +34,7 @@ def parameters_by_module(trainer: Trainer) -> dict[str, int]:
 
 def flops_a_step(trainer: Trainer) -> float:
     """Floating-point operations of one update as XLA counts them before it optimizes; nothing is compiled or run."""
-    size, rows = trainer.experiment.data.size, trainer.experiment.batch_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32),
-        "index": jax.ShapeDtypeStruct((rows,), jnp.uint32),
-    }
-    if trainer.num_classes:
-        batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    cost = jax.jit(trainer.update()).lower(trainer.abstract, batch).cost_analysis()
+    cost = jax.jit(trainer.update()).lower(trainer.abstract, trainer.abstract_batch).cost_analysis()
     return float(cost["flops"]) if cost else float("nan")
 
 

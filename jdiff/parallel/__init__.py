@@ -12,12 +12,13 @@ The global batch is the same arithmetic on any mesh. Networks see the mesh as JA
 """
 
 from jdiff.parallel.hosts import join, wait_for_all
-from jdiff.parallel.mesh import AXES, Mesh, batch_sharding, check_batch, host_share, put_batch, replicated
+from jdiff.parallel.mesh import AXES, BATCH, Mesh, batch_sharding, check_batch, host_share, put_batch, replicated
 from jdiff.parallel.pmap import mapped
 from jdiff.parallel.rules import Row, report, state_sharding, summary
 
 __all__ = [
     "AXES",
+    "BATCH",
     "Mesh",
     "Row",
     "batch_sharding",

@@ -82,7 +82,7 @@ def shard_bytes(tree: Any) -> int:
 def arguments(trainer: Trainer) -> dict[str, int]:
     """Bytes on one device of what a step is given, by class."""
     state = trainer.abstract
-    parts = {"parameters": state.params, "average": state.ema, "optimizer": state.opt_state}
+    parts = {"parameters": state.params, "average": (state.ema, state.profiles), "optimizer": state.opt_state}
     sizes = {name: shard_bytes(part) for name, part in parts.items()}
     sizes["other"] = shard_bytes((state.step, state.key, state.skipped))
     return sizes | {"batch": shard_bytes(trainer.abstract_batch)}

@@ -119,7 +119,7 @@ def assembled(
             product_cycles=measured.product_cycles if measured else 0.0,
             moved=measured.moved if measured else 2.0 * sum(arguments.values()),
             sent=sum(measured.sent.values()) if measured else sum(sent.values()),
-            between=measured.between if measured else _between(trainer, topology, sent),
+            between=measured.between if measured else _between(topology, sent),
         )
         cost = bill(
             topology,
@@ -134,7 +134,7 @@ def assembled(
     return dataclasses.replace(plan, seconds=time.perf_counter() - start)
 
 
-def _between(trainer: Trainer, topology: Topology, sent: dict[str, float]) -> float:
+def _between(topology: Topology, sent: dict[str, float]) -> float:
     """Bytes that go between slices: those of the sum over `data`, once slices are several; its ring passes every
     device, and the slower link is the whole ring's."""
     return sent["all-reduce"] if topology.slices > 1 else 0.0

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from jdiff.experiment import Experiment
-from jdiff.parallel import Mesh
+from jdiff.parallel import AXES, BATCH, Mesh
 from jdiff.plan import analytic
 from jdiff.plan.mesh import described
 from jdiff.plan.report import Economy, Plan, assembled, make
@@ -25,29 +26,32 @@ class Found(NamedTuple):
 
 
 def candidates(experiment: Experiment, topology: Topology) -> list[Experiment]:
-    """The experiment with batches of 1 to 64 examples a device and its own, every rematerialization, and every mesh
-    whose axes are powers of two."""
+    """The experiment with batches of 1 to 64 examples a device and its own, every rematerialization, and every `data`
+    and `fsdp` that are powers of two, beside the other axes of its mesh."""
     sizes = sorted({experiment.batch_size, *(topology.size * 2**power for power in range(7))})
-    counts = [2**power for power in range(topology.size.bit_length()) if topology.size % 2**power == 0]
+    others = math.prod(getattr(experiment.mesh, axis) for axis in AXES if axis not in BATCH)
+    slices = topology.size // others
+    counts = [2**power for power in range(slices.bit_length()) if slices % 2**power == 0]
     found = []
     for size, remat, fsdp in itertools.product(sizes, REMATS, counts):
-        mesh = dataclasses.replace(experiment.mesh, data=topology.size // fsdp, fsdp=fsdp)
-        if size % topology.size == 0 and hasattr(experiment.network, "compute"):
+        mesh = dataclasses.replace(experiment.mesh, data=slices // fsdp, fsdp=fsdp)
+        if size % slices == 0 and hasattr(experiment.network, "compute"):
             changed = dataclasses.replace(experiment, batch_size=size, mesh=mesh)
             found.append(analytic.with_remat(changed, remat))
     return found
 
 
 def estimated(experiments: list[Experiment], topology: Topology, *, classes: int, economy: Economy) -> list[Found]:
-    """Their plans without compiling; those whose mesh the topology does not carry are left out."""
+    """Their plans without compiling; those whose mesh the topology does not carry are left out. Raises ValueError,
+    with what the last one lacks, where that is all of them."""
     trainers: dict[Mesh, Trainer | None] = {}
-    found = []
+    found, lacking = [], None
     for experiment in experiments:
         if experiment.mesh not in trainers:
             try:
                 trainers[experiment.mesh], _ = described(experiment, topology, classes)
-            except ValueError:
-                trainers[experiment.mesh] = None
+            except ValueError as error:
+                trainers[experiment.mesh], lacking = None, error
         trainer = trainers[experiment.mesh]
         if trainer is None:
             continue
@@ -55,6 +59,8 @@ def estimated(experiments: list[Experiment], topology: Topology, *, classes: int
         trainer = dataclasses.replace(trainer, experiment=experiment)
         plan = assembled(trainer, topology, economy, None, "only the first are compiled", time.perf_counter())
         found.append(Found(plan, experiment))
+    if lacking is not None and not found:
+        raise lacking
     return found
 
 

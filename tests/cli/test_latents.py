@@ -59,6 +59,12 @@ def test_a_run_on_latents_shows_images(run):
     assert len(losses) == 3 and np.isfinite(losses).all()
 
 
+def test_info_knows_what_an_update_takes(run, capsys):
+    capsys.readouterr()
+    cli.main(["info", str(run), "--json"])
+    assert json.loads(capsys.readouterr().out)["flops_a_step"] > 1e6
+
+
 def test_prompts_are_drawn(run, tmp_path, capsys):
     pictures = {}
     for prompt in ("a 3", "a 20"):

@@ -60,7 +60,9 @@ def test_formulas_against_what_xla_counts(remat):
 def test_bytes_of_arguments_are_those_of_the_arrays():
     """On devices that are here: what one of them really holds."""
     experiment = dataclasses.replace(
-        recipe.experiment, network=DiT(num_layers=2, num_attention_heads=2, attention_head_dim=64)
+        recipe.experiment,
+        network=DiT(num_layers=2, num_attention_heads=2, attention_head_dim=64),
+        profiles=(0.05, 0.1),
     )
     experiment = on_mesh("data=2,fsdp=4", experiment)
     trainer = assemble(experiment, 3)
@@ -114,6 +116,15 @@ def test_predictions_keep_to_the_limits():
 def test_what_does_not_fit_together_is_one_line(topology, mesh, said):
     with pytest.raises(ValueError, match="^" + said.replace("(", r"\(")):
         plan(on_mesh(mesh, DIT) if mesh else DIT, parse(topology))
+
+
+def test_a_search_keeps_the_other_axes_and_says_why_nothing_is_found():
+    tried = search.candidates(on_mesh("data=4,tensor=4,context=4", DIT), GPUS)
+    assert {(one.mesh.tensor, one.mesh.context, (one.mesh.data or 0) * one.mesh.fsdp) for one in tried} == {(4, 4, 4)}
+    found = search.estimated(tried, GPUS, classes=0, economy=ECONOMY)
+    assert len(found) == len(tried) > 0
+    with pytest.raises(ValueError, match="classes"):
+        search.search(MMDIT, GPUS, classes=3, economy=ECONOMY, cache=Path("none"))
 
 
 def test_a_step_that_does_not_fit_is_told_three_ways():
