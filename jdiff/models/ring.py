@@ -11,6 +11,7 @@ or wider. Of each step, the backward pass keeps keys and values and computes the
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdiff.models import ambient
 from jdiff.typing import Array
@@ -20,33 +21,33 @@ def ring_attend(q: Array, k: Array, v: Array) -> Array:
     """As `attend`, under a mesh whose axis `context` splits the tokens; numbers of them that it does not divide are
     filled up with some that nobody sees."""
     parts, tokens = ambient.size("context"), q.shape[1]
-    seen = _filled(jnp.ones(k.shape[1], bool), 0, parts).reshape(parts, -1)
-    q, k, v = (_split(_filled(x, 1, parts), parts) for x in (q, k, v))
+    seen = (np.arange(k.shape[1] + -k.shape[1] % parts) < k.shape[1]).reshape(parts, -1)
+    q, k, v = (_cut(x, parts) for x in (q, k, v))
     summed = _added(None, q, k, v, seen)
     for _ in range(parts - 1):
-        k, v, seen = _placed(jnp.roll(k, 1, 1)), _placed(jnp.roll(v, 1, 1)), jnp.roll(seen, 1, 0)
+        k, v, seen = _passed_on(k), _passed_on(v), np.roll(seen, 1, 0)
         summed = _added(summed, q, k, v, seen)
     _, total, mixed = summed
-    return (mixed / total).astype(v.dtype).swapaxes(2, 3).reshape(q.shape[0], -1, *q.shape[3:])[:, :tokens]
+    whole = (mixed / total).astype(v.dtype).swapaxes(2, 3)
+    return whole.reshape(q.shape[0], -1, *q.shape[3:])[:, :tokens]
 
 
-def _split(x: Array, parts: int) -> Array:
-    """[B, N, ...] -> [B, parts, N / parts, ...], one part a device."""
-    return _placed(x.reshape(x.shape[0], parts, -1, *x.shape[2:]))
+def _cut(x: Array, parts: int) -> Array:
+    """[B, N, heads, d] -> [B, parts, N / parts, heads, d], a part on each device."""
+    lacking = -x.shape[1] % parts
+    filled = jnp.pad(x, [(0, lacking if axis == 1 else 0) for axis in range(x.ndim)]) if lacking else x
+    return ambient.split(filled.reshape(x.shape[0], parts, -1, *x.shape[2:]), ambient.ANY, "context")
 
 
-def _placed(x: Array) -> Array:
-    return ambient.split(x, ambient.ANY, "context")
-
-
-def _filled(x: Array, axis: int, parts: int) -> Array:
-    lacking = -x.shape[axis] % parts
-    return jnp.pad(x, [(0, lacking if i == axis else 0) for i in range(x.ndim)]) if lacking else x
+def _passed_on(x: Array) -> Array:
+    """What a device has, on the next one. Not by `shard_map`, which `checkify`, and so the samplers, cannot go through
+    where other axes of the mesh are the compiler's (JAX 0.10.2)."""
+    return ambient.split(jnp.roll(x, 1, 1), ambient.ANY, "context")
 
 
 @jax.checkpoint
 def _added(
-    summed: tuple[Array, Array, Array] | None, q: Array, k: Array, v: Array, seen: Array
+    summed: tuple[Array, Array, Array] | None, q: Array, k: Array, v: Array, seen: np.ndarray
 ) -> tuple[Array, Array, Array]:
     """The greatest logit, the sum of weights and the weighted sum, with one more block, each device's own: of q [B,
     parts, n, heads, d], k and v [B, parts, m, heads, d] and the mask [parts, m] the arrays [B, parts, heads, n, 1], the
