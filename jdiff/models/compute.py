@@ -28,7 +28,7 @@ class Compute:
     """
 
     dtype: str = "float32"
-    """Of activations: "float32" or "bfloat16"."""
+    """Of activations: "float32", "bfloat16" or "float16", whose losses training scales (`train/scaling.py`)."""
     remat: str = "none"
     """What blocks compute again in the backward pass: "none", "full" (everything), "dots" (all but products of
     matrices), "dots_with_no_batch_dims" (and those of attention)."""
@@ -36,8 +36,8 @@ class Compute:
     """Whether equal blocks are one loop, compiled once, or written out."""
 
     def __post_init__(self):
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype: {self.dtype!r} is not float32 or bfloat16")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype: {self.dtype!r} is not float32, bfloat16 or float16")
         if self.remat not in ("none", *REMAT):
             raise ValueError(f"remat: {self.remat!r} is not none or one of {', '.join(REMAT)}")
 

@@ -97,7 +97,7 @@ def temporary(trainer: Trainer) -> float | None:
         return None
     network, data = experiment.network, experiment.data
     wide = np.dtype("float32").itemsize
-    narrow = 2 if network.compute.dtype == "bfloat16" else wide
+    narrow = 2 if network.compute.dtype != "float32" else wide
     tokens = (data.size // network.patch_size) ** 2 + getattr(data, "tokens", 0)
     rows = math.ceil(experiment.batch_size / (trainer.mesh.shape["data"] * trainer.mesh.shape["fsdp"]))
     token = network.width * narrow
@@ -119,7 +119,7 @@ def sent(trainer: Trainer) -> dict[str, float]:
     their gradients are summed and split; those of all parameters are summed over `data`."""
     experiment, shape = trainer.experiment, trainer.mesh.shape
     compute = getattr(experiment.network, "compute", None)
-    narrow = 2 if compute is not None and compute.dtype == "bfloat16" else 4
+    narrow = 2 if compute is not None and compute.dtype != "float32" else 4
     whole = split = 0.0
     for leaf in jax.tree.leaves(trainer.abstract.params):
         part = math.prod(leaf.sharding.shard_shape(leaf.shape)) < leaf.size

@@ -50,7 +50,7 @@ class Skipped(NamedTuple):
     """What has been skipped so far; a part of the state."""
 
     total: Array  # int32 []
-    in_a_row: Array  # int32 [], up to the last update
+    in_a_row: Array  # int32 [], up to the last update, but for overflows of float16
     norm: Array  # float32 [], running mean of the gradients' norms of the updates made; 0 before the first
 
 
@@ -59,8 +59,11 @@ def none_skipped() -> Skipped:
     return Skipped(jnp.int32(0), jnp.int32(0), jnp.float32(0))
 
 
-def judge(faults: Faults, skipped: Skipped, loss: Array, norm: Array) -> tuple[Array, Skipped]:
-    """Whether an update of this loss and this norm of the gradient is made (bool []), and the counts after it.
+def judge(
+    faults: Faults, skipped: Skipped, loss: Array, norm: Array, overflow: Array | bool = False
+) -> tuple[Array, Skipped]:
+    """Whether an update of this loss and this norm of the gradient is made (bool []), and the counts after it. What is
+    skipped for an `overflow` of float16 is no fault: it is counted, and not as one in a row.
 
     After `faults.skips` in a row none is made any more, so that a loop may look at the counts later.
     """
@@ -70,4 +73,4 @@ def judge(faults: Faults, skipped: Skipped, loss: Array, norm: Array) -> tuple[A
     weight = jnp.where(skipped.norm == 0, 0.0, _MEMORY)
     mean = jnp.where(good, weight * skipped.norm + (1 - weight) * norm, skipped.norm)
     bad = (~good).astype(jnp.int32)
-    return good, Skipped(skipped.total + bad, (skipped.in_a_row + 1) * bad, mean)
+    return good, Skipped(skipped.total + bad, jnp.where(overflow, 0, (skipped.in_a_row + 1) * bad), mean)

@@ -9,6 +9,7 @@ import optax
 from jdiff import rng
 from jdiff.models import Network
 from jdiff.train.faults import Skipped, none_skipped
+from jdiff.train.scaling import Scale, Scaled
 from jdiff.typing import Array, Params
 
 
@@ -22,6 +23,11 @@ class TrainState(NamedTuple):
     key: Array  # uint32 [2]: data of the key that all noise of the run comes from
     skipped: Skipped
     profiles: dict[str, Params]  # power-function averages by their relative width
+
+    @property
+    def scale(self) -> Scale | None:
+        """Of the loss, where activations are float16."""
+        return self.opt_state.scale if isinstance(self.opt_state, Scaled) else None
 
 
 def initial(

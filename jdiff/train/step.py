@@ -13,7 +13,7 @@ from jdiff.experiment import Experiment
 from jdiff.losses import diffusion_loss, low_discrepancy
 from jdiff.models import Network, Regularization
 from jdiff.prediction import predictor
-from jdiff.train import ema, faults
+from jdiff.train import ema, faults, scaling
 from jdiff.train.state import TrainState
 from jdiff.typing import Array, Cond, Key, Params
 
@@ -62,6 +62,7 @@ def make_parts(
     which has that place in it, and applied(state, (loss, gradient)) -> (state, metrics)."""
 
     def graded(state: TrainState, rows: dict[str, Array], first: Array | int) -> Graded:
+        scale = state.scale
         key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
         keys = rng.per_example(key, rows["index"])
         cond = {name: value for name, value in rows.items() if name not in ("image", "index", "spread")}
@@ -80,10 +81,11 @@ def make_parts(
             losses, _ = diffusion_loss(
                 keys, predict, experiment.process, experiment.loss, experiment.times, image, cond, u
             )
-            return losses.mean()
+            return losses.mean() if scale is None else losses.mean() * scale.value
 
         of_part = partial(jax.value_and_grad(mean_loss), state.params)
-        return mean_over_parts(of_part, (keys, image, cond, u), experiment.accumulate)
+        found = mean_over_parts(of_part, (keys, image, cond, u), experiment.accumulate)
+        return found if scale is None else jax.tree.map(lambda leaf: leaf / scale.value, found)
 
     def applied(state: TrainState, found: Graded) -> Made:
         loss, gradient = found
@@ -94,18 +96,21 @@ def make_parts(
             name: ema.update_profile(kept, params, state.step, float(name)) for name, kept in state.profiles.items()
         }
         norm = optax.tree.norm(gradient)
-        good, skipped = faults.judge(experiment.faults, state.skipped, loss, norm)
+        overflow = False if state.scale is None else scaling.overflown(state.scale, loss, norm)
+        good, skipped = faults.judge(experiment.faults, state.skipped, loss, norm, overflow)
         keep = partial(jax.tree.map, partial(jnp.where, good))
         params, average = keep((params, average), (state.params, state.ema))
         profiles = keep(profiles, state.profiles)
         opt_state = keep(opt_state, state.opt_state)
+        if state.scale is not None:
+            opt_state = opt_state._replace(scale=scaling.adjusted(state.scale, overflow, good))
         metrics = {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": experiment.optimizer.schedule(experiment.steps)(state.step + 1),
             "skipped": skipped.total,
             "skipped_in_a_row": skipped.in_a_row,
-        }
+        } | ({} if state.scale is None else {"loss_scale": state.scale.value})
         return TrainState(state.step + 1, params, average, opt_state, state.key, skipped, profiles), metrics
 
     return graded, applied

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from jdiff.data import Batch, Data, Latents, Source, training_batches
 from jdiff.experiment import Experiment
@@ -25,6 +26,7 @@ from jdiff.parallel import (
     state_sharding,
 )
 from jdiff.pipelines import Pipeline
+from jdiff.train.scaling import scaled
 from jdiff.train.state import TrainState, initial
 from jdiff.train.step import Metrics, make_parts, make_step
 
@@ -104,8 +106,7 @@ class Trainer:
     @property
     def _parts(self) -> tuple[Any, ...]:
         """What an update is made of."""
-        optimizer = self.experiment.optimizer.build(self.experiment.steps)
-        return self.experiment, self.network, optimizer, self.num_classes
+        return self.experiment, self.network, _optimizer(self.experiment), self.num_classes
 
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
@@ -144,7 +145,12 @@ class Trainer:
 
 
 def _first(network: Network, experiment: Experiment) -> TrainState:
-    return initial(network, experiment.optimizer.build(experiment.steps), experiment.seed, experiment.profiles)
+    return initial(network, _optimizer(experiment), experiment.seed, experiment.profiles)
+
+
+def _optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    optimizer, compute = experiment.optimizer.build(experiment.steps), getattr(experiment.network, "compute", None)
+    return scaled(optimizer) if compute is not None and compute.dtype == "float16" else optimizer
 
 
 def heads_of(experiment: Experiment) -> int | None:
