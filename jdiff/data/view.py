@@ -271,6 +271,8 @@ class View:
             """Its rows, and those left out, by reason."""
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"view {path} cannot be read; `jdiff data filter INDEX -o {path}` makes one") from error
+        # Columns by name: a batch makes each anew when asked, which takes longer than reading a value.
+        self._columns = [{name: batch.column(name) for name in _VIEW.names} for batch in self._batches]
         self.shards: list[tuple[str, str]] = [tuple(shard) for shard in self.described["shards"]]
         self.fingerprint: str = self.described["fingerprint"]
 
@@ -284,10 +286,10 @@ class View:
         """All values of a column of numbers."""
         return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
 
-    def row(self, number: int) -> dict[str, Any]:
-        """One row; `shard` is a place in `shards`."""
-        batch, place = self._batches[number // CHUNK], number % CHUNK
-        return {name: batch.column(name)[place].as_py() for name in _VIEW.names}
+    def row(self, number: int, names: Sequence[str] = _VIEW.names) -> dict[str, Any]:
+        """The columns `names` of one row; `shard` is a place in `shards`."""
+        columns, place = self._columns[number // CHUNK], number % CHUNK
+        return {name: columns[name][place].as_py() for name in names}
 
 
 def _mapped(path: str) -> tuple[list[pa.RecordBatch], dict[bytes, bytes], dict[bytes, bytes]]:
