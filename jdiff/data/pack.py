@@ -6,11 +6,12 @@ whatever they are: the index judges them. The same folder gives the same bytes, 
 written again.
 """
 
+import hashlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jdiff.data.examples import IMAGES
@@ -28,32 +29,43 @@ def pack(
         raise ValueError(f"per_shard must be at least 1; got {per_shard}")
     if not folder.is_dir():
         raise ValueError(f"folder {folder} does not exist or is not a folder")
-    found = (path for path in folder.rglob("*") if path.suffix.lower().removeprefix(".") in IMAGES and path.is_file())
-    files = sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-    if not files:
+    names = sorted(_images(folder))
+    if not names:
         raise ValueError(f"folder {folder} has no images ({', '.join(sorted(IMAGES))})")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder; {out} is a file")
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, folder, files, per_shard)
+    _claim(out, names, per_shard)
     captions = captions_in(folder)
     shards = []
-    for number, first in enumerate(range(0, len(files), per_shard)):
+    for number, first in enumerate(range(0, len(names), per_shard)):
         shards.append(out / f"{number:05}.tar")
         if not shards[-1].exists():
             unfinished = shards[-1].with_suffix(".tmp")
             with tarfile.open(unfinished, "w") as tar:
-                for place, path in enumerate(files[first : first + per_shard], first):
-                    _add(tar, f"{place:09}", folder, path, captions)
+                for place, name in enumerate(names[first : first + per_shard], first):
+                    _add(tar, f"{place:09}", folder, name, captions)
             os.replace(unfinished, shards[-1])
-        progress(min(first + per_shard, len(files)), len(files))
+        progress(min(first + per_shard, len(names)), len(names))
     return shards
 
 
-def _claim(out: Path, folder: Path, files: list[Path], per_shard: int) -> None:
+def _images(folder: Path | str, inside: str = "") -> Iterator[str]:
+    """The images in a folder, by their names relative to it; one entry at a time, since there may be millions."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _images(entry.path, f"{inside}{entry.name}/")
+            elif os.path.splitext(entry.name)[1].lower().removeprefix(".") in IMAGES and entry.is_file():
+                yield inside + entry.name
+
+
+def _claim(out: Path, names: list[str], per_shard: int) -> None:
     """Shards that were left half done are gone on with only if they are of the same files."""
-    names = [path.relative_to(folder).as_posix() for path in files]
-    plan = json.dumps({"per_shard": per_shard, "files": names})
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    plan = json.dumps({"per_shard": per_shard, "files": len(names), "sha256": digest.hexdigest()})
     record = out / "packed.json"
     if record.exists():
         if record.read_text() != plan:
@@ -63,9 +75,9 @@ def _claim(out: Path, folder: Path, files: list[Path], per_shard: int) -> None:
     record.write_text(plan)
 
 
-def _add(tar: tarfile.TarFile, key: str, folder: Path, path: Path, captions: dict[str, str]) -> None:
+def _add(tar: tarfile.TarFile, key: str, folder: Path, name: str, captions: dict[str, str]) -> None:
+    path = folder / name
     beside = {kind: path.with_suffix(kind) for kind in (".txt", ".json")}
-    name = path.relative_to(folder).as_posix()
     record = {"file": name}
     if beside[".json"].is_file():
         try:
