@@ -1,6 +1,6 @@
 """A folder of images as shards in img2dataset's layout: `00000.tar` with `000000000.jpg`, `.txt` and `.json`.
 
-The caption of `cat.jpg` is `cat.txt` beside it, else that of `metadata.jsonl` or `metadata.csv`, else "caption" or
+The caption of `cat.jpg` is `cat.txt` beside it, else that of `metadata.csv`, `.jsonl` or `.parquet`, else "caption" or
 "text" in `cat.json`, else the name of its subfolder, else its own name. Images go in as they are, byte for byte,
 whatever they are: the index judges them. The same folder gives the same bytes, and a shard that is there already is not
 written again.
