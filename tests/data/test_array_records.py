@@ -10,8 +10,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from jdiff.data import index
+from jdiff.data.array_records import SPAN, RecordReader, decoded_sizes
 from jdiff.data.buckets import Buckets
 from jdiff.data.decode import decode
+from jdiff.data.reader import Reader
 from jdiff.data.scorers import Sharpness
 from jdiff.data.scores import score
 from jdiff.data.view import Recipe, View, make_view
@@ -162,6 +164,28 @@ def test_damaged_files_are_counted(tmp_path, damage):
     (part,) = index.build([str(path)], tmp_path / "index", max_reject_rate=1)
     expected = {"record cannot be read": 1} if damage == "record" else {"shard cannot be read": 1}
     assert part.rejected == expected and part.used == (2 if damage == "record" else 0)
+
+
+def test_a_remote_file_is_refused_by_name(tmp_path):
+    """tar shards are read by ranges from any store; the package that reads these opens local paths alone."""
+    local = write(tmp_path / "a.array_record", [serialized(**GOOD["a"])])
+    for shard in ("memory://bucket/a.array_record-00000-of-00001", f"file://{local}"):
+        with pytest.raises(ValueError, match=f"shard {shard} is an ArrayRecord file, .* copy it to a disk"):
+            index.build([shard], tmp_path / "index")
+        with pytest.raises(OSError, match="copy it to a disk"):
+            RecordReader(shard)
+
+
+def test_records_that_take_too_much_memory_are_not_read(tmp_path):
+    """A kilobyte that decodes to 257 MB; beside what is read, at every size at which chunks cross a block's border."""
+    part, rows = indexed(tmp_path, [serialized(**GOOD["a"]), bytes(SPAN + 2**20)])
+    assert part.rejected == {"records take too much memory": 1} and len(rows) == 1
+    sizes = [0, 1, 40, 65_000, 65_408, 65_448, 65_488, 65_512, 65_536, 65_600, 131_000, 200_000]
+    for options in ("group_size:1", "group_size:1,uncompressed"):
+        for some in (sizes, sizes[::-1], sizes[::2] + sizes[1::2]):
+            path = write(tmp_path / "b.array_record", [random.Random(n).randbytes(n) for n in some], options)
+            with Reader(path) as file:
+                assert list(decoded_sizes(file.read, file.length))[1 : 1 + len(some)] == some
 
 
 def test_a_view_streams_from_records_and_tars_alike(tmp_path):
