@@ -213,7 +213,7 @@ def _values(data: bytes, feature: slice) -> list[Any]:
                 values += [
                     number for (number,) in struct.iter_unpack("<f", data[value][: (value.stop - value.start) & -4])
                 ]
-            elif kind == 3:
+            elif kind == 3 and wire in (0, 2):
                 values += [_signed(number) for number in (_varints(data, value) if wire == 2 else [value])]
     return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 

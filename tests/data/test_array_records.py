@@ -138,6 +138,21 @@ def test_every_record_is_used_or_rejected_by_name(tmp_path):
     assert (part.seen, part.used) == (len(BAD), 0) and sum(part.rejected.values()) == len(BAD)
 
 
+@pytest.mark.parametrize("tag", [0x09, 0x0D])
+def test_numbers_on_a_wire_that_is_not_theirs_are_left_out(tmp_path, tag):
+    """A whole number as fixed64 or fixed32: protobuf takes it for a field that it does not know."""
+    number = bytes([tag]) + bytes(8 if tag == 0x09 else 4)
+    for part in (b"\x1a", b"\x12"):
+        number = part + bytes([len(number)]) + number
+    entry = b"\x0a\x01m" + number
+    for _ in range(2):
+        entry = b"\x0a" + bytes([len(entry)]) + entry
+    record = serialized(key="a", **GOOD["a"]) + entry
+    assert Example.FromString(record).features.feature["m"].int64_list.value == []
+    part, rows = indexed(tmp_path, [record])
+    assert part.used == 1 and json.loads(rows[0]["json"]).keys() == {"score", "n", "wide", "scores"}
+
+
 def test_spoiled_bytes_raise_nothing(tmp_path):
     """Cut and changed records: each is a row, whatever is in it."""
     draw, whole = random.Random(0), serialized(key="a", **GOOD["a"])
