@@ -66,13 +66,14 @@ def _claim(out: Path, names: list[str], per_shard: int) -> None:
     for name in names:
         digest.update(name.encode(errors="surrogateescape") + b"\0")
     plan = json.dumps({"per_shard": per_shard, "files": len(names), "sha256": digest.hexdigest()})
-    record = out / "packed.json"
+    record, unfinished = out / "packed.json", out / "packed.tmp"
     if record.exists():
         if record.read_text() != plan:
             raise ValueError(f"out {out} holds shards of other files or another per_shard; choose an empty folder")
-    elif any(out.iterdir()):
+    elif any(path != unfinished for path in out.iterdir()):
         raise ValueError(f"out {out} is not empty and holds no shards of this folder; choose an empty folder")
-    record.write_text(plan)
+    unfinished.write_text(plan)
+    os.replace(unfinished, record)
 
 
 def _add(tar: tarfile.TarFile, key: str, folder: Path, name: str, captions: dict[str, str]) -> None:

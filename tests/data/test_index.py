@@ -134,6 +134,29 @@ def test_a_killed_index_goes_on(tmp_path):
     assert [part.used for part in parts] == [60] * 20
 
 
+def test_a_killed_pack_goes_on(tmp_path):
+    """No shard is there in part, whenever it is killed, and what goes on ends as if nothing had been."""
+    folder, out = tmp_path / "images", tmp_path / "shards"
+    folder.mkdir()
+    for number in range(400):
+        (folder / f"{number:03}.jpg").write_bytes(hostile.JPEG + bytes(number % 7 * 1000))
+    whole = {path.name: path.read_bytes() for path in pack(folder, tmp_path / "whole", per_shard=10)}
+    code = "import sys, time, pathlib, jdiff.data.pack as p; folder, out = map(pathlib.Path, sys.argv[1:]); "
+    code += "p.pack(folder, out, per_shard=10, progress=lambda *_: time.sleep(0.02))"
+    for least in (1, 5, 12):
+        process = subprocess.Popen([sys.executable, "-c", code, str(folder), str(out)])
+        while len(list(out.glob("*.tar"))) < least:
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        there = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+        assert least <= len(there) < len(whole) and there.items() <= whole.items()
+    (out / "00020.tmp").write_bytes(b"half")
+    assert {path.name: path.read_bytes() for path in pack(folder, out, per_shard=10)} == whole
+    assert {path.name for path in out.iterdir()} == {*whole, "packed.json"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
