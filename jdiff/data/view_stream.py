@@ -26,6 +26,7 @@ from jdiff.data.sources import Split
 from jdiff.data.view import View
 
 _PLAIN = Captioning()
+_SMALL = 2**18
 _READ = ("shard", "offset", "size", "sha256", "caption", "tags")
 _PURPOSES = ("flip", "crop x", "crop y", "brightness", "contrast", "saturation")
 
@@ -195,7 +196,10 @@ class ViewStream:
             # A thread of its own would only wait for the lock of the one that decodes.
             dataset = steps.map(_Assemble(self, host, hosts, Slots()))
             processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            sent = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0)).mp_prefetch(processes)
+            read = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0))
+            # What is small goes through the pipe, which costs less than shared memory of its own, and leaves none.
+            options = grain.experimental.DatasetOptions(min_shm_size=_SMALL)
+            sent = grain.experimental.WithOptionsIterDataset(read, options).mp_prefetch(processes)
             ready = sent.map(_Receive())
         return iter(ahead(ready.map(_normalized) if put is None else ready, put))
 
