@@ -79,6 +79,8 @@ class Experiment:
     """Examples a step, over all devices."""
     accumulate: int = 1
     """Parts of a batch that come one after the other, so that less is held at a time; the step is that of the whole."""
+    verify_determinism: bool = False
+    """Make updates that are equal to the bit on 1, 2, 4 and 8 devices, which costs time and memory."""
     steps: int = 1000
     """Updates of the parameters."""
     label_dropout: float = 0.1
@@ -123,6 +125,8 @@ class Experiment:
         for field in ("label_dropout", "dropout", "stochastic_depth", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)}")
+        if self.verify_determinism and self.mesh.strategy == "pmap":
+            raise ValueError("verify_determinism: mesh.strategy must be jit, got pmap")
         takes_captions = isinstance(self.network, MMDiT | UNet2DCondition)
         if takes_captions and (self.dropout or self.stochastic_depth):
             raise ValueError(f"dropout and stochastic_depth: a {type(self.network).__name__} is trained without")

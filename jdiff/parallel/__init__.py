@@ -15,6 +15,7 @@ from jdiff.parallel.hosts import join, wait_for_all
 from jdiff.parallel.mesh import AXES, BATCH, Mesh, batch_sharding, check_batch, host_share, put_batch, replicated
 from jdiff.parallel.pmap import mapped
 from jdiff.parallel.rules import Row, report, state_sharding, summary
+from jdiff.parallel.virtual import check_virtual, on_virtual_shards
 
 __all__ = [
     "AXES",
@@ -23,9 +24,11 @@ __all__ = [
     "Row",
     "batch_sharding",
     "check_batch",
+    "check_virtual",
     "host_share",
     "join",
     "mapped",
+    "on_virtual_shards",
     "put_batch",
     "replicated",
     "report",

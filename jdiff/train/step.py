@@ -19,6 +19,9 @@ from jdiff.train.state import TrainState
 from jdiff.typing import Array, Cond, Key, Params
 
 Metrics = dict[str, Array]
+Graded = tuple[Array, Params]
+"""Loss and gradient."""
+Made = tuple[TrainState, Metrics]
 
 
 def dropped(keys: Key, cond: Cond, rate: float, num_classes: int) -> Cond:
@@ -53,35 +56,24 @@ def mean_over_parts(of_part: Callable[[Any], Any], rows: Any, parts: int) -> Any
     return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
-def make_step(
-    experiment: Experiment,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    num_classes: int,
-    *,
-    axis: str | None = None,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], float32 or bytes for `floats`, index
-    uint32 [B], label int32 [B] where there are classes, and what else the network takes. With latents, `image` is their
-    mean and `spread`, of the same shape, their standard deviation: each update draws them anew. Metrics are scalars of
-    this update, also of one that is skipped.
+def make_parts(
+    experiment: Experiment, network: Network, optimizer: optax.GradientTransformation, num_classes: int
+) -> tuple[Callable[[TrainState, dict[str, Array], Array | int], Graded], Callable[[TrainState, Graded], Made]]:
+    """The two halves of an update: graded(state, rows, first) -> (loss, gradient) of rows of the batch, the first of
+    which has that place in it, and applied(state, (loss, gradient)) -> (state, metrics)."""
 
-    Under `pmap`, `axis` is its name, and the batch is a device's own part."""
-
-    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+    def graded(state: TrainState, rows: dict[str, Array], first: Array | int) -> Graded:
         key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
-        keys = rng.per_example(key, batch["index"])
-        cond = {name: value for name, value in batch.items() if name not in ("image", "index", "spread")}
+        keys = rng.per_example(key, rows["index"])
+        cond = {name: value for name, value in rows.items() if name not in ("image", "index", "spread")}
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
-        place = jnp.arange(len(batch["index"]))
-        if axis is not None:
-            place = place + jax.lax.axis_index(axis) * len(place)
-        image = batch["image"]
+        place = first + jnp.arange(len(rows["index"]))
+        image = rows["image"]
         if image.dtype == jnp.uint8:
             image = floats(image)
-        if "spread" in batch:
+        if "spread" in rows:
             draw = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))
-            image = image + batch["spread"] * draw(rng.named(keys, "latents"), image)
+            image = image + rows["spread"] * draw(rng.named(keys, "latents"), image)
         u = low_discrepancy(rng.named(key, "time"), place) if experiment.stratified_times else None
 
         def mean_loss(params: Params, part: tuple[Key, Array, Cond, Array | None]) -> Array:
@@ -94,9 +86,10 @@ def make_step(
             return losses.mean()
 
         of_part = partial(jax.value_and_grad(mean_loss), state.params)
-        loss, gradient = mean_over_parts(of_part, (keys, image, cond, u), experiment.accumulate)
-        if axis is not None:
-            loss, gradient = jax.lax.pmean((loss, gradient), axis)
+        return mean_over_parts(of_part, (keys, image, cond, u), experiment.accumulate)
+
+    def applied(state: TrainState, found: Graded) -> Made:
+        loss, gradient = found
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Params = optax.apply_updates(state.params, updates)  # pyright: ignore[reportAssignmentType]
         average = ema.update(state.ema, params, state.step, experiment.ema_decay, experiment.swa)
@@ -117,5 +110,30 @@ def make_step(
             "skipped_in_a_row": skipped.in_a_row,
         }
         return TrainState(state.step + 1, params, average, opt_state, state.key, skipped, profiles), metrics
+
+    return graded, applied
+
+
+def make_step(
+    experiment: Experiment,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    num_classes: int,
+    *,
+    axis: str | None = None,
+) -> Callable[[TrainState, dict[str, Array]], Made]:
+    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], float32 or bytes for `floats`, index
+    uint32 [B], label int32 [B] where there are classes, and what else the network takes. With latents, `image` is their
+    mean and `spread`, of the same shape, their standard deviation: each update draws them anew. Metrics are scalars of
+    this update, also of one that is skipped.
+
+    Under `pmap`, `axis` is its name, and the batch is a device's own part."""
+    graded, applied = make_parts(experiment, network, optimizer, num_classes)
+
+    def step(state: TrainState, batch: dict[str, Array]) -> Made:
+        if axis is None:
+            return applied(state, graded(state, batch, 0))
+        found = graded(state, batch, jax.lax.axis_index(axis) * len(batch["index"]))
+        return applied(state, jax.lax.pmean(found, axis))
 
     return step

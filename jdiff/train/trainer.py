@@ -15,8 +15,10 @@ from jdiff.parallel import (
     Row,
     batch_sharding,
     check_batch,
+    check_virtual,
     host_share,
     mapped,
+    on_virtual_shards,
     put_batch,
     replicated,
     report,
@@ -24,7 +26,7 @@ from jdiff.parallel import (
 )
 from jdiff.pipelines import Pipeline
 from jdiff.train.state import TrainState, initial
-from jdiff.train.step import Metrics, make_step
+from jdiff.train.step import Metrics, make_parts, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +76,14 @@ class Trainer:
     def initial(self) -> TrainState:
         """The state before the first update, on the mesh."""
         make = partial(_first, self.network, self.experiment)
-        return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract))()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        if self.experiment.verify_determinism:
+            return jax.device_put(jax.tree.map(np.asarray, jax.jit(make)()), shardings)
+        return jax.jit(make, out_shardings=shardings)()
 
     def update(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
         """The update (state, batch) -> (state, metrics) for one compilation over the mesh, before it is compiled."""
-        optimizer = self.experiment.optimizer.build(self.experiment.steps)
-        update = make_step(self.experiment, self.network, optimizer, self.num_classes)
+        update = make_step(*self._parts)
 
         def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -88,14 +92,20 @@ class Trainer:
         return on_mesh
 
     def step(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-        """The compiled update (state, batch) -> (state, metrics), which consumes the state; by `pmap` where the mesh
-        says so."""
+        """The compiled update (state, batch) -> (state, metrics), which consumes the state; by `pmap` or on virtual
+        shards where the experiment says so."""
+        if self.experiment.verify_determinism:
+            return on_virtual_shards(*make_parts(*self._parts), self.mesh)
         if self.experiment.mesh.strategy == "pmap":
-            optimizer = self.experiment.optimizer.build(self.experiment.steps)
-            update = make_step(self.experiment, self.network, optimizer, self.num_classes, axis="data")
-            return mapped(update, self.mesh)
+            return mapped(make_step(*self._parts, axis="data"), self.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         return jax.jit(self.update(), donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        """What an update is made of."""
+        optimizer = self.experiment.optimizer.build(self.experiment.steps)
+        return self.experiment, self.network, optimizer, self.num_classes
 
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
@@ -147,6 +157,8 @@ def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | 
     ValueError for a network, a mesh or a batch size that does not fit."""
     mesh = experiment.mesh.build(devices)
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
+    if experiment.verify_determinism:
+        check_virtual(mesh, experiment.batch_size, experiment.accumulate)
     step = experiment.data.bucket_step if isinstance(experiment.data, Data) else None
     divisor = experiment.network.divisor
     if step is not None and step % divisor:
