@@ -12,7 +12,7 @@ import tyro
 
 from jdiff.cli.arguments import choose, parse
 from jdiff.experiment import Experiment, choices, load_recipe
-from jdiff.parallel import join
+from jdiff.parallel import join, own_output
 from jdiff.train import run
 from jdiff.train.loop import train
 
@@ -29,7 +29,8 @@ class Train:
 
 
 def main(words: list[str]) -> None:
-    join()
+    with own_output():
+        join()
     if not words or words[0].startswith("-"):
         print("usage: jdiff train RECIPE.py [--FIELD VALUE ...] [--out DIRECTORY]\n")
         print("`jdiff train RECIPE.py --help` lists every field with the recipe's value.")
@@ -50,7 +51,8 @@ def main(words: list[str]) -> None:
     first = jax.process_index() == 0
     if first and not arguments.json:
         print(f"run directory: {directory}", flush=True)
-    state = train(arguments.experiment, directory)
+    with own_output():
+        state = train(arguments.experiment, directory)
     if not first:
         return
     if arguments.json:

@@ -11,7 +11,7 @@ Axes of a mesh, any of them 1:
 The global batch is the same arithmetic on any mesh. Networks see the mesh as JAX's ambient one, and these names.
 """
 
-from jdiff.parallel.hosts import join, wait_for_all
+from jdiff.parallel.hosts import join, own_output, wait_for_all
 from jdiff.parallel.mesh import AXES, BATCH, Mesh, batch_sharding, check_batch, host_share, put_batch, replicated
 from jdiff.parallel.pmap import mapped
 from jdiff.parallel.rules import Row, report, state_sharding, summary
@@ -29,6 +29,7 @@ __all__ = [
     "join",
     "mapped",
     "on_virtual_shards",
+    "own_output",
     "put_batch",
     "replicated",
     "report",

@@ -1,6 +1,9 @@
 """Processes that train together."""
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -29,6 +32,21 @@ def join() -> None:
         if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
             raise ValueError(f"JAX_PROCESS_ID must be in 0..JAX_NUM_PROCESSES - 1; got {number} of {count}")
         jax.distributed.initialize(address, int(count), int(number))
+
+
+@contextlib.contextmanager
+def own_output() -> Iterator[None]:
+    """Inside, what is written to standard output goes to standard error: Gloo, which joins processes on CPUs, writes a
+    line for each group of them."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def wait_for_all(where: str) -> None:

@@ -8,6 +8,7 @@ checkpoints/       `checkpoint.py`
 samples/           pictures on the way; samples.png, trajectory.png and nearest.png at the end
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -80,15 +81,19 @@ def check_data(directory: Path, source: Source) -> None:
 
 
 def claim(directory: Path, experiment: Experiment, source: Source) -> bool:
-    """Makes the directory this experiment's; True if it was already. Only the first process writes.
+    """Makes the directory this experiment's; True if it was already, on whatever mesh: that may change. Only the first
+    process writes.
 
     Raises ValueError, and changes nothing, if it belongs to another experiment, if the data has changed since, or if it
     holds something that is no run.
     """
     if (directory / "config.json").exists():
-        if read_experiment(directory) != experiment:
+        before = read_experiment(directory)
+        if dataclasses.replace(before, mesh=experiment.mesh) != experiment:
             raise ValueError(f"{directory} holds a run of another config; give another --out, or remove it")
         check_data(directory, source)
+        if before != experiment and jax.process_index() == 0:
+            write_atomically(directory / "config.json", to_json(experiment))
         return True
     # The config is written last: a kill before that leaves only these.
     started = {"manifest.json", ".manifest.json.tmp", ".config.json.tmp"}
