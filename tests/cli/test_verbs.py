@@ -1,6 +1,7 @@
 """The verbs on a finished run: what they write and what they print."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -67,6 +68,34 @@ def test_evaluate(finished, capsys):
     assert Image.open(finished / "evaluate.png").size[0] > 400
     cli.main(words("evaluate", finished, "--n", 32, "--seeds", 1, "--levels", 3))
     assert "32 training images  Frechet" in capsys.readouterr().out
+
+
+def test_a_run_by_pmap_is_the_run(finished, tmp_path):
+    """Up to the order of sums."""
+    cli.main(words("train", recipe.__file__, "--mesh.strategy", "pmap", "--out", tmp_path / "mapped"))
+    one, other = (
+        [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        for directory in (finished, tmp_path / "mapped")
+    )
+    for name in ("step", "loss", "grad_norm", "learning_rate", "skipped"):
+        np.testing.assert_allclose([line[name] for line in other], [line[name] for line in one], rtol=1e-4)
+
+
+def test_a_run_goes_on_on_another_mesh_and_info_tells_how_it_lies(finished, capsys):
+    checkpoints = {path: path.read_bytes() for path in (finished / "checkpoints").rglob("*") if path.is_file()}
+    cli.main(words("train", recipe.__file__, "--mesh.tensor", 2, "--mesh.fsdp", 2, "--out", finished))
+    assert checkpoints == {path: path.read_bytes() for path in checkpoints}
+    capsys.readouterr()
+    cli.main(words("info", finished, "--layout"))
+    lines = [re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    said, small = {path: told for path, *told in lines}, "smaller than 16384 values"
+    attention = "transformer_blocks/each/attn1/"
+    assert said[f"{attention}to_q/kernel"] == ["(1, 16, 16)", "None, None, tensor", small]
+    assert said[f"{attention}to_out/kernel"] == ["(1, 16, 16)", "None, tensor", small]
+    assert said["proj_out_1/bias"] == ["(32,)", "copied", small]
+    cli.main(words("info", finished, "--json"))
+    layout = json.loads(capsys.readouterr().out)["layout"]
+    assert [row["path"] for row in layout] == list(said)
 
 
 def test_info(finished, capsys):

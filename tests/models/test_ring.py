@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdiff.models import DiT
 from jdiff.models.attention import attend
 from jdiff.parallel import Mesh, put_batch
+from jdiff.train.trainer import assemble
+from tests.parallel.runs import SIZE, run_of, start
 
 MESHES = {"context": Mesh(data=1, context=8), "mixed": Mesh(data=2, context=2, tensor=2)}
 
@@ -46,3 +49,19 @@ def test_a_ring_sums_in_float32():
         ring = np.asarray(jax.jit(attend)(*inputs), np.float32)
     plain = np.asarray(jax.jit(attend)(*inputs), np.float32)
     assert np.abs(ring - truth).max() <= 1.5 * np.abs(plain - truth).max()
+
+
+def test_a_sampler_on_a_mesh_draws_as_one_device():
+    """Through the checks of the samplers, and with the ring in the stages of a pipeline."""
+    network = DiT(patch_size=2, num_layers=2, num_attention_heads=2, attention_head_dim=8, sample_size=SIZE)
+
+    def drawn(mesh, params):
+        trainer = assemble(run_of(network, mesh), 3)
+        params = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract.params))
+        with jax.set_mesh(trainer.mesh):
+            return trainer.pipeline(4)(params, seed=0, index=range(4), label=[0, 1, 2, 3])
+
+    params = start(network).params
+    wanted = drawn(Mesh(data=1), params)
+    assert wanted.std() > 0.1
+    np.testing.assert_allclose(drawn(Mesh(pipeline=2, context=2, data=2), params), wanted, atol=3e-6)
