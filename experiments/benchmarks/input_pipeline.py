@@ -4,9 +4,10 @@
 
 All three read the same shards and make 256 x 256 RGB pictures, uint8, in batches of 64, by the same scaling of the
 shorter side and a crop. "Decode" is the limit: one loop that has the bytes in memory, and calls Pillow; with 2 workers,
-two such loops in two processes. PYTHON is the interpreter of an environment with webdataset and torch. Every figure is
-taken in turn, `ROUNDS` times, and the median of the rounds' ratios is printed. The wait of a step is the time that a
-loop with a pretended step of 250 ms spends in `next`. Run it on an idle machine; the load is printed.
+two such loops in two processes. The stream is bytes, as it goes to devices; "float32" is one that takes no `put`.
+PYTHON is the interpreter of an environment with webdataset and torch. Every figure is taken in turn, `ROUNDS` times,
+and the median of the rounds' ratios is printed. The wait of a step is the time that a loop with a pretended step of
+250 ms spends in `next`. Run it on an idle machine; the load is printed.
 """
 
 import io
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 
-IMAGES, BATCH, SIDE, ROUNDS = 1920, 64, 256, 3
+IMAGES, BATCH, SIDE, ROUNDS = 1920, 64, 256, 5
 
 PEER = """
 import io, sys, time
@@ -84,13 +85,13 @@ def decoding(view, workers):
     return IMAGES / max(seconds)
 
 
-def streaming(view, workers, step_seconds=0.0):
-    """Images a second, and the share of the time that was spent waiting."""
+def streaming(view, workers, step_seconds=0.0, put=lambda batch: batch):
+    """Images a second, and the seconds a step that were spent waiting; with `put` None of float32."""
     from jdiff.data.buckets import Buckets
     from jdiff.data.view_stream import ViewStream
 
     stream = ViewStream([(view, 1)], buckets=Buckets(size=SIDE, step=SIDE), batch_size=BATCH, seed=0)
-    batches = stream.batches(0, workers=workers, put=lambda batch: batch)  # ahead of use, as in training
+    batches = stream.batches(0, workers=workers, put=put)  # bytes, ahead of use, as in training
     for _ in range(4):
         next(batches)
     waited, start = 0.0, time.perf_counter()
@@ -120,12 +121,13 @@ def main():
         rounds = []
         for _ in range(ROUNDS):
             row = {"decode": decoding(view, workers), "stream": streaming(view, workers)[0]}
+            row["stream, float32"] = streaming(view, workers, put=None)[0]
             if python:
                 row["webdataset"] = peer(python, view, workers)
             rounds.append(row)
         row = {"workers": workers} | {name: round(statistics.median(r[name] for r in rounds), 1) for name in rounds[0]}
         for name in rounds[0]:
-            if name != "stream":
+            if not name.startswith("stream"):
                 row[f"stream / {name}"] = round(statistics.median(r["stream"] / r[name] for r in rounds), 3)
         row["wait of a 250 ms step, ms"] = round(1000 * streaming(view, workers, 0.25)[1], 1)
         row["load"] = round(os.getloadavg()[0], 1)

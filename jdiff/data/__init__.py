@@ -3,7 +3,7 @@
 from jdiff.data.config import Data, Latents, open_source, training_batches
 from jdiff.data.folder import FolderSource
 from jdiff.data.openmoji import CREDIT, OpenMojiSource
-from jdiff.data.pipeline import Batch, batches, ordered, stream
+from jdiff.data.pipeline import Batch, batches, floats, ordered, stream
 from jdiff.data.sources import ArraySource, Row, Source, Split, find_class
 from jdiff.data.tfds import TFDSSource
 
@@ -21,6 +21,7 @@ __all__ = [
     "TFDSSource",
     "batches",
     "find_class",
+    "floats",
     "open_source",
     "ordered",
     "stream",

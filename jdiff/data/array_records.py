@@ -7,7 +7,9 @@ parser of our own says where in a record the image lies.
 
 A part of a record has an offset as a part of a tar has: `SPAN` times the record's number, and its place within. So an
 index, a view and a stream need not know which of the two a shard is. Records compressed in groups are read slowly at
-random; write them with "group_size:1".
+random; write them with "group_size:1". The package that reads them checks what it reads by checksums, and has withstood
+damaged files; what it does not check is how much memory a record takes, so that is read here first, from the chunks'
+headers ("Riegeli/records file format specification").
 """
 
 import contextlib
@@ -19,10 +21,12 @@ from typing import Any
 
 from jdiff.data.examples import IMAGES, PICKLES, Example
 from jdiff.data.patience import within
-from jdiff.data.reader import Reader, stamp
-from jdiff.data.tar import Member
+from jdiff.data.reader import REMOTE, Reader, stamp
+from jdiff.data.tar import Member, Read
 
 SPAN = 2**28
+ELSEWHERE = "copy it to a disk and index the copy, or write tar shards, which are read by ranges from anywhere"
+_BLOCK, _BLOCK_HEADER, _CHUNK_HEADER = 2**16, 24, 40
 _NAME = re.compile(r"\.array_?record(-\d+-of-\d+)?$")
 _IMAGES = IMAGES | {"image", "image/encoded"}
 _MAX_KEY = 1024
@@ -47,19 +51,28 @@ class RecordReader:
         self.bytes_read = 0
         self._shard = shard
         self._kept = (-1, b"")
+        if REMOTE in shard:
+            raise OSError(f"{shard} is an ArrayRecord file, which is read from a local path alone: {ELSEWHERE}")
         # Read as a file first: a pipe, or a file that is not there, is told apart as for any shard.
-        with Reader(shard):
-            pass
+        with Reader(shard) as file:
+            length = file.length
         self._records = within(lambda: ArrayRecordReader(shard), shard)
         if not self._records.ok():
             raise OSError(f"{shard} is no ArrayRecord file, or damaged")
         self.count: int = self._records.num_records()
+        if self.count > length:
+            raise OSError(f"{shard} has {length} bytes and claims {self.count} records")
         self.length = self.count * SPAN
 
     @property
     def stamp(self) -> str:
         """As the shard is now, not as it was when opened."""
         return stamp(self._shard)
+
+    def is_bomb(self) -> bool:
+        """Whether some of the records, as they are compressed together, take more than `SPAN` bytes of memory."""
+        with Reader(self._shard) as file:
+            return any(size > SPAN for size in decoded_sizes(file.read, file.length))
 
     def record(self, number: int) -> bytes:
         """One record. Raises OSError where it is damaged."""
@@ -96,6 +109,9 @@ class RecordReader:
 def record_examples(reader: RecordReader) -> Iterator[Example]:
     """The examples of an ArrayRecord file in order; every record is one."""
     seen: set[str] = set()
+    if reader.is_bomb():
+        yield Example(key="", parts={}, fault="records take too much memory")
+        return
     for number in range(reader.count):
         example = Example(key=f"{number:09}", parts={})
         try:
@@ -117,6 +133,27 @@ def record_examples(reader: RecordReader) -> Iterator[Example]:
         yield example
     if not reader.count:
         yield Example(key="", parts={}, fault="empty shard")
+
+
+def decoded_sizes(read: Read, length: int) -> Iterator[int]:
+    """What each chunk of a Riegeli file takes when decoded, from the chunks' headers, up to where there is none."""
+    at = 0
+    while at < length:
+        place = at if at % _BLOCK else at + _BLOCK_HEADER
+        # A block's header, which stands between, is no part of the chunk's.
+        data = read(place, _CHUNK_HEADER + _BLOCK_HEADER)
+        border = -place % _BLOCK
+        if 0 < border < _CHUNK_HEADER:
+            data = data[:border] + data[border + _BLOCK_HEADER :]
+        if len(data) < _CHUNK_HEADER:
+            return
+        _, size, _, records, decoded = struct.unpack("<5Q", data[:_CHUNK_HEADER])
+        yield decoded
+        used, whole = _BLOCK - _BLOCK_HEADER, _CHUNK_HEADER + size
+        end = at + whole + (whole + (at + used - 1) % _BLOCK) // used * _BLOCK_HEADER
+        # Each record has a place of its own, even where it takes no byte.
+        least = at + (records >> 8)
+        at = max(end, least + max(_BLOCK - least % _BLOCK - (used - 1), 0) if least % _BLOCK else least)
 
 
 class _DamageError(ValueError):
@@ -176,7 +213,7 @@ def _values(data: bytes, feature: slice) -> list[Any]:
                 values += [
                     number for (number,) in struct.iter_unpack("<f", data[value][: (value.stop - value.start) & -4])
                 ]
-            elif kind == 3:
+            elif kind == 3 and wire in (0, 2):
                 values += [_signed(number) for number in (_varints(data, value) if wire == 2 else [value])]
     return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 

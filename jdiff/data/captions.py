@@ -129,7 +129,14 @@ class Captioning:
 
     def apply(self, caption: str, tags: Sequence[str], row: int, seed: int) -> str:
         """The caption that is shown. `row` is any 64 bits that what is drawn hangs on: the row, and the epoch."""
-        at = np.array([row], np.uint64)
+        if self.templates:
+            caption = self._filled(caption, tags, np.array([row], np.uint64), seed)
+        for words in self.swaps:
+            caption = swap(caption, row, seed, words)
+        return drop(caption, row, seed, self.dropout) if self.dropout else caption
+
+    def _filled(self, caption: str, tags: Sequence[str], at: np.ndarray, seed: int) -> str:
+        """A template with what the row has for it, or the caption where none fits."""
         manner = [tag for tag in tags if tag in self.styles]
         others = [tag for tag in tags if tag not in self.styles]
         if self.shuffle_tags:
@@ -137,11 +144,9 @@ class Captioning:
             others = [tag for _, tag in sorted(zip(order, others, strict=True))]
         known = {"caption": caption, "tags": ", ".join(others), "style": ", ".join(manner)}
         fitting = [text for text in self.templates if all(known[field] for field in _fields(text))]
-        if fitting:
-            caption = fitting[int(uniform(at, seed, "template")[0] * len(fitting))].format(**known)
-        for words in self.swaps:
-            caption = swap(caption, row, seed, words)
-        return drop(caption, row, seed, self.dropout)
+        if not fitting:
+            return caption
+        return fitting[int(uniform(at, seed, "template")[0] * len(fitting))].format(**known)
 
 
 def _fields(template: str) -> set[str]:

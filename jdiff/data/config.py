@@ -131,8 +131,9 @@ def training_batches(
     """`put` of the batches of steps `start`, start + 1, ... of the training side, `source`, ahead of use: of the slices
     that belong to `host` of `hosts`.
 
-    All batches have one shape or, with `bucket_step` or latents that were encoded so, each the shape of its bucket. A
-    share `caption_dropout` of encoded captions is replaced by that of "".
+    All batches have one shape or, with `bucket_step` or latents that were encoded so, each the shape of its bucket.
+    With `bucket_step` the pictures that `put` is given are uint8, for `floats`. A share `caption_dropout` of encoded
+    captions is replaced by that of "".
     """
     if isinstance(data, Latents):
         from jdiff.data.latents import LatentSource, LatentStream

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jdiff.data.clusters import LARGEST, caption_vectors, pairs_close, plain
@@ -24,10 +25,12 @@ from jdiff.data.index import Part, fingerprint, parts_of
 from jdiff.data.likeness import BYTES
 from jdiff.data.near import pairs_alike
 from jdiff.data.scores import embeddings
+from jdiff.data.spill import Spill
 from jdiff.data.view import DEDUP, dedup_file
 
 RULE = "most pixels, then longest caption, then first by shard and offset"
-_COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "thumbnail", "reject"]
+_COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "reject"]
+_CHUNK = 4096
 USUAL = {"pictures": 0.15, "captions": 0.1, "embeddings": 0.05}
 """How far apart near duplicates may be unless it is said, by what they are compared by."""
 _LARGEST = {"pictures": 0.5, "captions": LARGEST, "embeddings": LARGEST}
@@ -47,9 +50,11 @@ def deduplicate(index: Path, *, by: str = "pictures", distance: float | None = N
     if distance != -1 and not 0 <= distance <= _LARGEST[by]:
         raise ValueError(f"distance must be in 0..{_LARGEST[by]}, or -1 for exact duplicates alone; got {distance}")
     parts = parts_of(index)
-    rows = _rows(list(parts))
+    path = dedup_file(index, by)
+    path.parent.mkdir(exist_ok=True)
+    rows = _rows(list(parts), by)
     if by == "pictures":
-        _check(index, rows, ("sha256", "thumbnail") if distance >= 0 else ("sha256",))
+        _check(index, rows["sha256"], "bytes")
     order = _ranked(rows)
     keeper = _first_of_each(_exact(rows, by), order)
     exact_count = int((keeper != np.arange(len(keeper))).sum())
@@ -84,34 +89,34 @@ def deduplicate(index: Path, *, by: str = "pictures", distance: float | None = N
         "rule": RULE,
     }
     described = counts | {"index": fingerprint(parts.values())}
-    path = dedup_file(index, by)
-    path.parent.mkdir(exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(described)}), unfinished)
     os.replace(unfinished, path)
     return counts
 
 
-def _check(index: Path, rows: pa.Table, wanted: tuple[str, ...]) -> None:
-    lacking = next((name for name in wanted if rows[name].null_count), None)
-    if lacking:
-        depth = "bytes" if lacking == "sha256" else "pixels"
-        raise ValueError(f"index {index} has rows without {lacking}: index its shards again with --depth {depth}")
+def _check(index: Path, column: Any, depth: str) -> None:
+    if column.null_count:
+        name = "sha256" if depth == "bytes" else "thumbnail"
+        raise ValueError(f"index {index} has rows without {name}: index its shards again with --depth {depth}")
 
 
 def _exact(rows: pa.Table, by: str) -> np.ndarray:
-    """Equal numbers for rows that are exact copies of each other."""
+    """Equal numbers, from 0 on, for rows that are exact copies of each other."""
     if by == "embeddings":
         return np.arange(len(rows))
-    values = rows["sha256"].to_pylist() if by == "pictures" else map(plain, rows["caption"].to_pylist())
-    numbers: dict[Any, int] = {}
+    if by == "pictures":
+        digests = np.frombuffer(b"".join(rows["sha256"].to_pylist()), "S32")
+        return np.unique(digests, return_inverse=True)[1]
+    numbers: dict[str, int] = {}
+    values = map(plain, rows["caption"].to_pylist())
     return np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64, len(rows))
 
 
 def _pairs(index: Path, parts: dict[Path, Part], rows: pa.Table, by: str, chosen: np.ndarray, limit: float) -> Pairs:
     """Of the `chosen` rows, which come in the order of preference, the pairs that are alike."""
     if by == "pictures":
-        return pairs_alike(_thumbnails(rows["thumbnail"], chosen), limit)
+        return pairs_alike(_thumbnails(index, parts, chosen), limit)
     if by == "captions":
         captions = rows["caption"].to_pylist()
         return pairs_close(caption_vectors([captions[row] for row in chosen.tolist()]), limit)
@@ -141,19 +146,21 @@ def kept_of(count: int, a: np.ndarray, b: np.ndarray, distance: np.ndarray) -> n
     return keeper
 
 
-def _rows(files: list[Path]) -> pa.Table:
+def _rows(files: list[Path], by: str) -> pa.Table:
+    """The rows that are used, with the `letters` of their captions, and these themselves where they are compared."""
     tables = []
     for path in files:
         table = pq.read_table(path, columns=_COLUMNS)
-        tables.append(table.filter(table["reject"].is_null()))
+        table = table.filter(table["reject"].is_null())
+        table = table.append_column("letters", pc.call_function("utf8_length", [table["caption"]]))
+        tables.append(table if by == "captions" else table.drop_columns("caption"))
     return pa.concat_tables(tables)
 
 
 def _ranked(rows: pa.Table) -> np.ndarray:
     """Row numbers, what is to be kept first. The table itself is in the order of shard and offset."""
     pixels = rows["width"].to_numpy().astype(np.int64) * rows["height"].to_numpy()
-    letters = np.array([len(caption) for caption in rows["caption"].to_pylist()])
-    return np.lexsort((np.arange(len(pixels)), -letters, -pixels))
+    return np.lexsort((np.arange(len(pixels)), -rows["letters"].to_numpy(), -pixels))
 
 
 def _first_of_each(group: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -162,9 +169,18 @@ def _first_of_each(group: np.ndarray, order: np.ndarray) -> np.ndarray:
     return order[first][group]
 
 
-def _thumbnails(column: pa.ChunkedArray, chosen: np.ndarray) -> np.ndarray:
-    """uint8 [chosen, BYTES]."""
-    return np.concatenate(
-        [np.zeros((0, BYTES), np.uint8)]
-        + [np.frombuffer(b"".join(part.to_pylist()), np.uint8).reshape(-1, BYTES) for part in column.chunks]
-    )[chosen]
+def _thumbnails(index: Path, parts: dict[Path, Part], chosen: np.ndarray) -> Spill:
+    """uint8 [chosen, BYTES]. Raises ValueError where the index lacks them."""
+    place = np.full(int(chosen.max(initial=-1)) + 1, -1)
+    place[chosen] = np.arange(len(chosen))
+    kept = Spill((len(chosen), BYTES), np.uint8, dedup_file(index, "pictures").parent)
+    row = 0
+    for path in parts:
+        for batch in pq.ParquetFile(path).iter_batches(_CHUNK, columns=["thumbnail", "reject"]):
+            thumbnails = batch.filter(batch["reject"].is_null())["thumbnail"]
+            _check(index, thumbnails, "pixels")
+            data = np.frombuffer(b"".join(thumbnails.to_pylist()), np.uint8).reshape(-1, BYTES)
+            own = place[row : row + len(data)]
+            kept[own[own >= 0]] = data[: len(own)][own >= 0]
+            row += len(data)
+    return kept

@@ -27,12 +27,11 @@ class Encoded:
         try:
             self.plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
             self.table = _read(folder / "latents.arrow", LATENTS)
-            texts = _read(folder / "texts.arrow", TEXTS).to_pylist() if self.plan["text"] else []
+            self._texts = _read(folder / "texts.arrow", TEXTS) if self.plan["text"] else TEXTS.empty_table()
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
             raise ValueError(f"{folder} is not encoded, or not to the end; `jdiff data encode` goes on") from error
-        self._texts: dict[bytes, list[dict[str, Any]]] = {}
-        for row in texts:
-            self._texts.setdefault(row["caption"], []).append(row)
+        # In their order, and mapped as the tables are: looked up in the file.
+        self._captions = _hashes(self._texts["caption"])
         count = lambda kind: len(list((folder / kind).glob("*.tar")))
         self._latents, self._encodings = (
             Shards([(str(folder / kind / f"{number:05}.tar"), "") for number in range(count(kind))])
@@ -45,9 +44,13 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.table)
 
-    def has_text(self, caption: bytes) -> bool:
-        """Whether the caption of that SHA-256 was encoded, and not left out as one that does not fit."""
-        return caption in self._texts
+    def with_text(self) -> np.ndarray:
+        """bool [N]: whether an example's caption was encoded, and not left out as one that does not fit."""
+        wanted = _hashes(self.table["caption"])
+        place = np.searchsorted(self._captions, wanted)
+        found = place < len(self._captions)
+        found[found] = self._captions[place[found]] == wanted[found]
+        return found
 
     def row(self, number: int) -> dict[str, Any]:
         """What is known of an example: `row` in the view, SHA-256 of its `caption`, `height` and `width` of its picture
@@ -61,12 +64,30 @@ class Encoded:
 
     def text(self, caption: str | bytes) -> dict[str, np.ndarray]:
         """What the text encoders gave for a caption, or for the caption of that SHA-256. Raises KeyError for others."""
-        rows = self._texts[mark(caption) if isinstance(caption, str) else caption]
-        return {row["name"]: _array(self._encodings, row) for row in rows}
+        rows = self._rows_of(mark(caption) if isinstance(caption, str) else caption)
+        if not rows:
+            raise KeyError(caption)
+        found = self._texts.slice(rows.start, len(rows)).to_pylist()
+        return {row["name"]: _array(self._encodings, row) for row in found}
+
+    def _rows_of(self, caption: bytes) -> range:
+        """The rows of `texts.arrow`, which is in the order of its captions."""
+        return range(*(int(np.searchsorted(self._captions, np.bytes_(caption), side)) for side in ("left", "right")))
+
+
+def _hashes(column: pa.ChunkedArray) -> np.ndarray:
+    """SHA-256 [N] where they lie: the writer makes one batch of a table."""
+    parts = [
+        np.frombuffer(part.buffers()[1], "S32", len(part), 32 * part.offset) for part in column.chunks if len(part)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, "S32"), *parts])
 
 
 def _marked(table: Path) -> str:
-    return hashlib.sha256(table.read_bytes()).hexdigest() if table.exists() else ""
+    if not table.exists():
+        return ""
+    with table.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -2,7 +2,7 @@
 
 As in Hugging Face's ImageFolder: subfolders are classes, named after them, and images directly in the folder have no
 class; folders may be nested deeper, the first level is the class. Where the first level is `train` and other splits,
-classes lie below it. Where `metadata.jsonl` or `metadata.csv` gives captions, there are no classes.
+classes lie below it. Where `metadata.csv`, `.jsonl` or `.parquet` gives captions, there are no classes.
 """
 
 import collections

@@ -23,13 +23,13 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jdiff.data.array_records import RecordReader, opened, record_examples
+from jdiff.data.array_records import ELSEWHERE, RecordReader, is_records, opened, record_examples
 from jdiff.data.captions import script_of
 from jdiff.data.decode import decode
 from jdiff.data.examples import MAX_CAPTION, MAX_RECORD, Example, caption_of, examples, record_of
 from jdiff.data.headers import RejectError, read_header
 from jdiff.data.likeness import thumbnail
-from jdiff.data.reader import Ahead, Window, absolute, stamp
+from jdiff.data.reader import REMOTE, Ahead, Window, absolute, stamp
 from jdiff.data.side_files import read_side, side_stamp
 
 Depth = Literal["headers", "bytes", "pixels"]
@@ -99,6 +99,8 @@ def build(
     if len(set(names)) < len(names) or not names:
         twice = [name for name, count in collections.Counter(names).items() if count > 1]
         raise ValueError(f"shards must be named once each; got {', '.join(twice) or 'none'}")
+    if remote := [name for name in names if is_records(name) and REMOTE in name]:
+        raise ValueError(f"shard {remote[0]} is an ArrayRecord file, which must be a local path: {ELSEWHERE}")
     stamps = {name: _stamp(name, failed) for name in names}
     if out.exists() and not out.is_dir():
         raise ValueError(f"index {out} must be a folder; it is a file")

@@ -39,7 +39,7 @@ class LatentSource:
             raise ValueError(f"{folder} holds no captions: encode with --text, or give data.tokens=0")
         kept = np.asarray(table["held_out"]) == (split == "held_out")
         if self.captioned:
-            kept &= np.array([self._encoded.has_text(mark.as_py()) for mark in table["caption"]], bool)
+            kept &= self._encoded.with_text()
         self.rows = np.flatnonzero(kept)
         if not len(self.rows):
             raise ValueError(f"{folder} has {len(table)} rows and none of them is in the {split} split")

@@ -16,6 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from jdiff.data.likeness import CUTS, Box, aligned, detail, greys, means
+from jdiff.data.spill import Spill
 
 KEYS, TURNED, MOST = 12, 3, 32
 _COARSE = 8
@@ -35,9 +36,11 @@ BOXES += [(across, down) for cuts in _SHIFTS for across in cuts for down in cuts
 _PLACES = np.array([[CUTS.index(cut) for cut in box] for box in BOXES])
 
 
-def pairs_alike(thumbnails: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def pairs_alike(thumbnails: np.ndarray | Spill, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Of uint8 [N, likeness.BYTES], in the order of preference: the numbers a < b of each pair that is at most `limit`
-    apart, its distance, and how many pairs were compared in full."""
+    apart, its distance, and how many pairs were compared in full.
+
+    Keys go to a file, and come back one of the twelve at a time: in memory, a picture takes some 0.7 kB."""
     bits = int(np.clip(round(2 * np.log2(max(len(thumbnails), 2)) - 6), 8, 56))
     met, other, box = _candidates(*_keys(thumbnails, bits), bits)
     apart = np.full(len(met), np.inf, np.float32)
@@ -52,26 +55,29 @@ def pairs_alike(thumbnails: np.ndarray, limit: float) -> tuple[np.ndarray, np.nd
 
 
 def _candidates(
-    keys: np.ndarray, turns: np.ndarray, sketches: np.ndarray, colours: np.ndarray, bits: int
+    keys: Spill, turns: Spill, sketches: np.ndarray, colours: np.ndarray, bits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole pictures, the others that they met, and the crop of those that is nearest by all keys."""
     boxes = len(BOXES)
     pairs, crops, differences = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)], [np.zeros(0, np.uint16)]
     for number in range(KEYS):
-        order = np.argsort(keys[number], kind="stable")
+        own = keys[number]
+        order, asking = np.argsort(own, kind="stable").astype(np.uint32), own[::boxes].copy()
+        own = own[order]
         # A flat picture's crops all have one key: each picture counts once.
-        again = (np.diff(keys[number][order]) == 0) & (np.diff(order // boxes) == 0)
-        order = order[np.append(True, ~again)[: len(order)]]
-        for one, place in met(keys[number][order], keys[number][::boxes], turns[number], MOST):
-            entry = order[place]
+        again = (np.diff(own) == 0) & (np.diff(order // boxes) == 0)
+        first = np.append(True, ~again)[: len(order)]
+        order, own = order[first], own[first]
+        for one, place in met(own, asking, turns[number], MOST):
+            entry = order[place].astype(np.int64)
             apart = np.bitwise_count(sketches[one * boxes] ^ sketches[entry])
             good = np.flatnonzero((apart <= _SKETCH_LIMIT) & (entry // boxes != one))
             one, entry = one[good], entry[good]
             good = (np.abs(colours[:, one * boxes] - colours[:, entry]) <= _COLOUR).all(0)
             one, entry = one[good], entry[good]
             turned = np.zeros(len(one), np.uint16)
-            for key in keys:
-                turned += np.bitwise_count(key[one * boxes] ^ key[entry])
+            for key in range(KEYS):
+                turned += np.bitwise_count(keys[key, one * boxes] ^ keys[key, entry])
             good = turned <= _KEYS_LIMIT * KEYS * bits
             one, (other, box) = one[good], np.divmod(entry[good], boxes)
             pairs.append(one * np.int64(keys.shape[1] // boxes) + other)
@@ -88,29 +94,31 @@ def firsts(group: np.ndarray, by: np.ndarray) -> np.ndarray:
     return order[np.append(True, np.diff(group[order]) != 0)[: len(order)]]
 
 
-def _keys(thumbnails: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _keys(thumbnails: np.ndarray | Spill, bits: int) -> tuple[Spill, Spill, np.ndarray, np.ndarray]:
     """uint64 arrays: keys [KEYS, N * boxes], each picture's boxes together; the bits of the least certain signs of the
     whole pictures' keys [KEYS, TURNED, N]; sketches [N * boxes]. And the means of colours [3, N * boxes]."""
     count, boxes = len(thumbnails), len(BOXES)
     projections = np.random.default_rng(5).standard_normal((_COARSE**2, KEYS * bits + _SKETCH_BITS), np.float32)
-    keys = np.empty((KEYS, count, boxes), np.uint64)
-    turns = np.empty((KEYS, TURNED, count), np.uint64)
+    keys = Spill((KEYS, count * boxes), np.uint64)
+    turns = Spill((KEYS, TURNED, count), np.uint64)
     sketches = np.empty((count, boxes), np.uint64)
     colours = np.empty((3, count, boxes), np.int16)
     single = packed(np.eye(bits, dtype=bool))
     for first in range(0, count, _CHUNK):
         part = slice(first, first + _CHUNK)
-        grey = greys(thumbnails[part])
+        some = thumbnails[part]
+        grey, own = greys(some), np.empty((KEYS, len(some), boxes), np.uint64)
         for place, box in enumerate(BOXES):
             projected = detail(grey, box, _COARSE).reshape(len(grey), -1) @ projections
             signs = projected[:, : KEYS * bits].reshape(-1, KEYS, bits)
-            keys[:, part, place] = packed(signs > _FLAT).T
+            own[..., place] = packed(signs > _FLAT).T
             sketches[part, place] = packed(projected[:, KEYS * bits :] > _FLAT)
-            colours[:, part, place] = means(thumbnails[part], box)
+            colours[:, part, place] = means(some, box)
             if place == 0:
                 weak = np.argpartition(np.abs(signs - _FLAT), TURNED, -1)[..., :TURNED]
                 turns[:, :, part] = single[weak].transpose(1, 2, 0)
-    return keys.reshape(KEYS, -1), turns, sketches.reshape(-1), colours.reshape(3, -1)
+        keys[:, first * boxes : (first + len(some)) * boxes] = own.reshape(KEYS, -1)
+    return keys, turns, sketches.reshape(-1), colours.reshape(3, -1)
 
 
 def packed(signs: np.ndarray) -> np.ndarray:

@@ -1,16 +1,17 @@
 """A folder of images as shards in img2dataset's layout: `00000.tar` with `000000000.jpg`, `.txt` and `.json`.
 
-The caption of `cat.jpg` is `cat.txt` beside it, else that of `metadata.jsonl` or `metadata.csv`, else "caption" or
+The caption of `cat.jpg` is `cat.txt` beside it, else that of `metadata.csv`, `.jsonl` or `.parquet`, else "caption" or
 "text" in `cat.json`, else the name of its subfolder, else its own name. Images go in as they are, byte for byte,
 whatever they are: the index judges them. The same folder gives the same bytes, and a shard that is there already is not
 written again.
 """
 
+import hashlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jdiff.data.examples import IMAGES
@@ -28,44 +29,56 @@ def pack(
         raise ValueError(f"per_shard must be at least 1; got {per_shard}")
     if not folder.is_dir():
         raise ValueError(f"folder {folder} does not exist or is not a folder")
-    found = (path for path in folder.rglob("*") if path.suffix.lower().removeprefix(".") in IMAGES and path.is_file())
-    files = sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-    if not files:
+    names = sorted(_images(folder))
+    if not names:
         raise ValueError(f"folder {folder} has no images ({', '.join(sorted(IMAGES))})")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder; {out} is a file")
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, folder, files, per_shard)
+    _claim(out, names, per_shard)
     captions = captions_in(folder)
     shards = []
-    for number, first in enumerate(range(0, len(files), per_shard)):
+    for number, first in enumerate(range(0, len(names), per_shard)):
         shards.append(out / f"{number:05}.tar")
         if not shards[-1].exists():
             unfinished = shards[-1].with_suffix(".tmp")
             with tarfile.open(unfinished, "w") as tar:
-                for place, path in enumerate(files[first : first + per_shard], first):
-                    _add(tar, f"{place:09}", folder, path, captions)
+                for place, name in enumerate(names[first : first + per_shard], first):
+                    _add(tar, f"{place:09}", folder, name, captions)
             os.replace(unfinished, shards[-1])
-        progress(min(first + per_shard, len(files)), len(files))
+        progress(min(first + per_shard, len(names)), len(names))
     return shards
 
 
-def _claim(out: Path, folder: Path, files: list[Path], per_shard: int) -> None:
+def _images(folder: Path | str, inside: str = "") -> Iterator[str]:
+    """The images in a folder, by their names relative to it; one entry at a time, since there may be millions."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _images(entry.path, f"{inside}{entry.name}/")
+            elif os.path.splitext(entry.name)[1].lower().removeprefix(".") in IMAGES and entry.is_file():
+                yield inside + entry.name
+
+
+def _claim(out: Path, names: list[str], per_shard: int) -> None:
     """Shards that were left half done are gone on with only if they are of the same files."""
-    names = [path.relative_to(folder).as_posix() for path in files]
-    plan = json.dumps({"per_shard": per_shard, "files": names})
-    record = out / "packed.json"
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    plan = json.dumps({"per_shard": per_shard, "files": len(names), "sha256": digest.hexdigest()})
+    record, unfinished = out / "packed.json", out / "packed.tmp"
     if record.exists():
         if record.read_text() != plan:
             raise ValueError(f"out {out} holds shards of other files or another per_shard; choose an empty folder")
-    elif any(out.iterdir()):
+    elif any(path != unfinished for path in out.iterdir()):
         raise ValueError(f"out {out} is not empty and holds no shards of this folder; choose an empty folder")
-    record.write_text(plan)
+    unfinished.write_text(plan)
+    os.replace(unfinished, record)
 
 
-def _add(tar: tarfile.TarFile, key: str, folder: Path, path: Path, captions: dict[str, str]) -> None:
+def _add(tar: tarfile.TarFile, key: str, folder: Path, name: str, captions: dict[str, str]) -> None:
+    path = folder / name
     beside = {kind: path.with_suffix(kind) for kind in (".txt", ".json")}
-    name = path.relative_to(folder).as_posix()
     record = {"file": name}
     if beside[".json"].is_file():
         try:

@@ -92,10 +92,15 @@ def ordered(source: Source, batch_size: int, rows: int | None = None) -> Iterato
         yield _collate(source, index, index)
 
 
+def floats(pixels: Any) -> Any:
+    """Pictures uint8 as float32 in [-1, 1], by NumPy or on a device."""
+    return pixels / np.float32(127.5) - np.float32(1)
+
+
 def _collate(source: Source, rows: np.ndarray, index: np.ndarray) -> Batch:
     examples = [source[int(row)] for row in rows]
     image = np.stack([example["image"] for example in examples])
-    batch = {"image": image.astype(np.float32) / np.float32(127.5) - np.float32(1), "index": index}
+    batch = {"image": floats(image), "index": index}
     if source.class_names:
         batch["label"] = np.array([example["label"] for example in examples], np.int32)
     return batch

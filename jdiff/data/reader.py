@@ -10,7 +10,7 @@ from typing import Any
 
 from jdiff.data.patience import within
 
-_REMOTE = "://"
+REMOTE = "://"
 
 
 class Reader:
@@ -23,7 +23,7 @@ class Reader:
     def __init__(self, shard: str):
         self.bytes_read = 0
         self._file = self._store = None
-        if _REMOTE not in shard:
+        if REMOTE not in shard:
             # A pipe would wait for a writer without O_NONBLOCK, which changes nothing for a file.
             self._file = within(lambda: os.open(shard, os.O_RDONLY | os.O_NONBLOCK), shard)
             status = os.fstat(self._file)
@@ -125,12 +125,12 @@ class Window(io.RawIOBase):
 
 def absolute(shard: str) -> str:
     """The name under which a shard is known: a URL, or a local path from the root on."""
-    return shard if _REMOTE in shard else os.path.abspath(shard)
+    return shard if REMOTE in shard else os.path.abspath(shard)
 
 
 def stamp(shard: str) -> str:
     """Changes with the content of a shard. Raises OSError where there is none."""
-    if _REMOTE not in shard:
+    if REMOTE not in shard:
         status = within(lambda: os.stat(shard), shard)
         return f"{status.st_size}:{status.st_mtime_ns}"
     import fsspec  # of the extra `data`

@@ -9,6 +9,7 @@ and in its metadata all that it was made from; random access costs no memory tha
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from jdiff.data.scores import Scored, scored
 
 CHUNK = 2**16
 """Rows in a record batch of a view: all but the last are full, so a row's place follows from its number."""
+_SOME = 2**12
 DEDUP = {
     "pictures": ("duplicate", "cluster"),
     "captions": ("caption_duplicate", "caption_cluster"),
@@ -103,8 +105,8 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         schema = _VIEW.with_metadata({"jdiff": json.dumps(described)})
         with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             chosen = _chosen(connection, query, recipe, number, counts)
-            for chunk in _full(chosen):
-                writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
+            for chunk in _full(chosen, schema):
+                writer.write_batch(chunk)
             # What was counted is known only now: it stands beside a last batch without rows.
             counted = {"jdiff": json.dumps(counts)}
             writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=counted)
@@ -200,7 +202,7 @@ def _chosen(
     connection: "duckdb.DuckDBPyConnection", query: str, recipe: Recipe, number: dict[str, int], counts: Any
 ) -> Iterator[dict[str, Any]]:
     refused = _opted_out(recipe.opt_out)
-    for batch in connection.sql(query).to_arrow_reader(CHUNK):
+    for batch in connection.sql(query).to_arrow_reader(_SOME):
         for row in batch.to_pylist():
             weight, url, recaptioned = (row.pop(name) for name in ("weight_", "url_", "recaptioned"))
             row["caption"], fault = caption_of(None, {"caption": row["caption"]})
@@ -230,15 +232,13 @@ def _chosen(
             }
 
 
-def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _full(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Batches of `CHUNK` rows, and the rest; made of smaller ones, since rows as objects of Python take much memory."""
+    while some := list(itertools.islice(rows, _SOME)):
+        parts = [pa.RecordBatch.from_pylist(some, schema=schema)]
+        while len(parts) * _SOME < CHUNK and (some := list(itertools.islice(rows, _SOME))):
+            parts.append(pa.RecordBatch.from_pylist(some, schema=schema))
+        yield pa.concat_batches(parts)
 
 
 def _opted_out(lines: Sequence[str]) -> Callable[[Any, bytes | None], bool]:
@@ -271,6 +271,8 @@ class View:
             """Its rows, and those left out, by reason."""
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"view {path} cannot be read; `jdiff data filter INDEX -o {path}` makes one") from error
+        # Columns by name: a batch makes each anew when asked, which takes longer than reading a value.
+        self._columns = [{name: batch.column(name) for name in _VIEW.names} for batch in self._batches]
         self.shards: list[tuple[str, str]] = [tuple(shard) for shard in self.described["shards"]]
         self.fingerprint: str = self.described["fingerprint"]
 
@@ -284,10 +286,10 @@ class View:
         """All values of a column of numbers."""
         return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
 
-    def row(self, number: int) -> dict[str, Any]:
-        """One row; `shard` is a place in `shards`."""
-        batch, place = self._batches[number // CHUNK], number % CHUNK
-        return {name: batch.column(name)[place].as_py() for name in _VIEW.names}
+    def row(self, number: int, names: Sequence[str] = _VIEW.names) -> dict[str, Any]:
+        """The columns `names` of one row; `shard` is a place in `shards`."""
+        columns, place = self._columns[number // CHUNK], number % CHUNK
+        return {name: columns[name][place].as_py() for name in names}
 
 
 def _mapped(path: str) -> tuple[list[pa.RecordBatch], dict[bytes, bytes], dict[bytes, bytes]]:

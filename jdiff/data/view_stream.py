@@ -10,7 +10,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -19,12 +19,25 @@ from jdiff.data.bucket_order import BucketOrder
 from jdiff.data.buckets import Buckets, Crop, crop, jitter
 from jdiff.data.captions import Captioning
 from jdiff.data.order import mix, uniform
-from jdiff.data.pipeline import ahead
+from jdiff.data.pipeline import ahead, floats
 from jdiff.data.shards import Shards, readable
+from jdiff.data.slots import Received, Sent, Slots
 from jdiff.data.sources import Split
 from jdiff.data.view import View
 
 _PLAIN = Captioning()
+_SMALL = 2**18
+_READ = ("shard", "offset", "size", "sha256", "caption", "tags")
+_PURPOSES = ("flip", "crop x", "crop y", "brightness", "contrast", "saturation")
+
+
+class _Drawn(NamedTuple):
+    """A row in one epoch: the number that all draws come from, and one in [0, 1) for each of `_PURPOSES`."""
+
+    row: int
+    epoch: int
+    identity: int
+    draws: list[float]
 
 
 class ViewStream:
@@ -98,51 +111,66 @@ class ViewStream:
         self._order.check(step, host, hosts)
         return _normalized(self._assemble(step, host, hosts))
 
-    def _assemble(self, step: int, host: int, hosts: int) -> dict[str, np.ndarray]:
-        """As `batch`, but the pictures uint8, which are a quarter to send from one process to another."""
+    def _assemble(self, step: int, host: int, hosts: int, slots: Slots | None = None) -> dict[str, Any]:
+        """As `batch`, but the pictures uint8, in one of `slots` if there are any."""
         bucket, rows, epochs = self.plan(step)
         size = self.batch_size // hosts
         part = slice(host * size, (host + 1) * size)
-        examples = [self._example(bucket, row, epoch) for row, epoch in zip(rows[part], epochs[part], strict=True)]
-        image, original, corner = zip(*(example[0] for example in examples), strict=True)
+        width, height = self.shapes[bucket]
+        shape = size, height, width, 3
+        images, sent = slots.empty(shape) if slots else (np.empty(shape, np.uint8), None)
+        shown, read, captions, reasons = [], [], [], []
+        for place, drawn in enumerate(self._drawn(rows[part], epochs[part])):
+            (picture, caption), row, reason = self._example(bucket, drawn)
+            images[place] = picture.image
+            shown.append((picture.original_size, picture.corner))
+            read.append(row)
+            captions.append(caption)
+            reasons.append(reason)
+        original, corner = np.array(shown, np.int32).swapaxes(0, 1)
         return {
-            "image": np.stack(image),
+            "image": images if sent is None else sent,
             "index": (step * self.batch_size + np.arange(self.batch_size, dtype=np.int64))[part],
-            "row": np.array([example[1] for example in examples], np.int64),
-            "caption": np.array([example[2] for example in examples]),
-            "reject": np.array([example[3] for example in examples]),
-            "original_size": np.array(original, np.int32),
-            "corner": np.array(corner, np.int32),
+            "row": np.array(read, np.int64),
+            "caption": np.array(captions),
+            "reject": np.array(reasons),
+            "original_size": original,
+            "corner": corner,
         }
 
-    def _example(self, bucket: int, row: int, epoch: int) -> tuple[Crop, int, str, str]:
-        """Picture, row, caption and "" or the reason why the row is not the one asked for."""
-        read = lambda number: self._read(bucket, number, epoch)
-        (shown, caption), row, reason = readable(int(row), self._order.rows[bucket], read, self._shard)
-        return shown, row, caption, reason
+    def _drawn(self, rows: np.ndarray, epochs: np.ndarray) -> list["_Drawn"]:
+        """What is drawn for each row in its epoch."""
+        identity = mix(rows.astype(np.uint64)) + epochs.astype(np.uint64)
+        draws = np.stack([uniform(identity, self.seed, purpose) for purpose in _PURPOSES], 1)
+        return list(map(_Drawn, rows.tolist(), epochs.tolist(), identity.tolist(), draws.tolist()))
+
+    def _example(self, bucket: int, asked: "_Drawn") -> tuple[tuple[Crop, str], int, str]:
+        """Picture and caption, their row, and "" or the reason why it is not the one asked for."""
+
+        def read(row: int) -> tuple[Crop, str]:
+            own = asked if row == asked.row else self._drawn(np.array([row]), np.array([asked.epoch]))[0]
+            return self._read(bucket, own)
+
+        return readable(asked.row, self._order.rows[bucket], read, self._shard)
 
     def _place(self, row: int) -> tuple[int, dict[str, Any]]:
         """The view of a row, and the row as it describes it."""
         view = int(np.searchsorted(self._starts, row, "right")) - 1
-        return view, self._views[view].row(int(row - self._starts[view]))
+        return view, self._views[view].row(int(row - self._starts[view]), _READ)
 
     def _shard(self, row: int) -> str:
         view, described = self._place(row)
         return self._shards[view].name(described)
 
-    def _read(self, bucket: int, row: int, epoch: int) -> tuple[Crop, str]:
+    def _read(self, bucket: int, drawn: "_Drawn") -> tuple[Crop, str]:
         """Picture and caption of a row in one epoch. Raises `RejectError`."""
-        view, described = self._place(row)
-        identity = mix(np.array([row], np.uint64)) + np.uint64(epoch)
-        draw = lambda purpose: float(uniform(identity, self.seed, purpose)[0])
-        data = self._shards[view].read(described)
-        mirrored = self._flip and draw("flip") < 0.5
-        shown = crop(data, self.shapes[bucket], (draw("crop x"), draw("crop y")), mirrored)
+        view, described = self._place(drawn.row)
+        flip, x, y, *colours = drawn.draws
+        shown = crop(self._shards[view].read(described), self.shapes[bucket], (x, y), self._flip and flip < 0.5)
         if self._jitter:
-            draws = [draw(purpose) for purpose in ("brightness", "contrast", "saturation")]
-            shown = shown._replace(image=jitter(shown.image, draws, self._jitter))
+            shown = shown._replace(image=jitter(shown.image, colours, self._jitter))
         tags = described["tags"] or []
-        return shown, self._captioning.apply(described["caption"], tags, int(identity[0]), self.seed)
+        return shown, self._captioning.apply(described["caption"], tags, drawn.identity, self.seed)
 
     def batches(
         self,
@@ -155,37 +183,53 @@ class ViewStream:
     ) -> Iterator[Any]:
         """The batches of steps `start`, start + 1, ..., made ahead by threads, or by `workers` processes.
 
-        `put`, if given, is called with each, two ahead of use, and what it gives is yielded: batches on devices.
+        `put`, if given, is called with each, two ahead of use, and what it gives is yielded: batches on devices. The
+        pictures it is given are uint8, a quarter to move; `floats` makes of them what they are without `put`.
         """
         self._order.check(start, host, hosts)
         steps = grain.MapDataset.range(sys.maxsize // self.batch_size)[start:]
-        dataset = steps.map(_Assemble(self, host, hosts))
         if not workers:
+            dataset = steps.map(_Assemble(self, host, hosts, None))
             ready = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
         else:
             mark_flags_as_parsed()
-            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            # A thread of its own would only wait for the lock of the one that decodes.
+            dataset = steps.map(_Assemble(self, host, hosts, Slots()))
             processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            ready = dataset.to_iter_dataset(options).mp_prefetch(processes)
-        return iter(ahead(ready.map(_normalized), put))
+            read = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0))
+            # What is small goes through the pipe, which costs less than shared memory of its own, and leaves none.
+            options = grain.experimental.DatasetOptions(min_shm_size=_SMALL)
+            sent = grain.experimental.WithOptionsIterDataset(read, options).mp_prefetch(processes)
+            ready = sent.map(_Receive())
+        return iter(ahead(ready.map(_normalized) if put is None else ready, put))
 
 
 class _Assemble:
     """A step to a host's slice of its batch; goes to worker processes."""
 
-    def __init__(self, stream: ViewStream, host: int, hosts: int):
-        self._stream, self._host, self._hosts = stream, host, hosts
+    def __init__(self, stream: ViewStream, host: int, hosts: int, slots: Slots | None):
+        self._stream, self._host, self._hosts, self._slots = stream, host, hosts, slots
 
-    def __call__(self, step: int) -> dict[str, np.ndarray]:
-        return self._stream._assemble(int(step), self._host, self._hosts)
+    def __call__(self, step: int) -> dict[str, Any]:
+        return self._stream._assemble(int(step), self._host, self._hosts, self._slots)
+
+
+class _Receive:
+    """A batch as a worker process sent it, with its pictures."""
+
+    def __init__(self):
+        self._received = Received()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        image = batch["image"]
+        return batch | {"image": self._received.array(image) if isinstance(image, Sent) else image}
 
 
 def _normalized(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     pixels = batch["image"]
     image = np.empty(pixels.shape, np.float32)
     for row, out in zip(pixels, image, strict=True):  # a picture at a time, which fits a cache
-        np.divide(row, np.float32(127.5), out=out)
-        np.subtract(out, np.float32(1), out=out)
+        out[:] = floats(row)
     return batch | {"image": image}
 
 

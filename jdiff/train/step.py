@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jdiff import rng
+from jdiff.data import floats
 from jdiff.experiment import Experiment
 from jdiff.losses import diffusion_loss, low_discrepancy
 from jdiff.models import Network, Regularization
@@ -69,6 +70,8 @@ def make_parts(
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
         place = first + jnp.arange(len(rows["index"]))
         image = rows["image"]
+        if image.dtype == jnp.uint8:
+            image = floats(image)
         if "spread" in rows:
             draw = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))
             image = image + rows["spread"] * draw(rng.named(keys, "latents"), image)
@@ -124,10 +127,10 @@ def make_step(
     *,
     axis: str | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], Made]:
-    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], index uint32 [B], label int32 [B] where
-    there are classes, and what else the network takes. With latents, `image` is their mean and `spread`, of the same
-    shape, their standard deviation: each update draws them anew. Metrics are scalars of this update, also of one that
-    is skipped.
+    """step(state, batch) -> (state, metrics) for a batch of image [B, H, W, C], float32 or bytes for `floats`, index
+    uint32 [B], label int32 [B] where there are classes, and what else the network takes. With latents, `image` is their
+    mean and `spread`, of the same shape, their standard deviation: each update draws them anew. Metrics are scalars of
+    this update, also of one that is skipped.
 
     Under `pmap`, `axis` is its name, and the batch is a device's own part."""
     graded, applied = make_parts(experiment, network, optimizer, num_classes)

@@ -1,4 +1,4 @@
-"""Indexes shards one by one and slowly, to be killed: OUT SHARDS..."""
+"""Indexes shards one by one and slowly, to be killed: OUT WORKERS SHARDS..."""
 
 import sys
 import time
@@ -7,4 +7,5 @@ from pathlib import Path
 from jdiff.data import index
 
 if __name__ == "__main__":
-    index.build(sys.argv[2:], Path(sys.argv[1]), progress=lambda *_: time.sleep(0.1))
+    workers, out = int(sys.argv[2]), Path(sys.argv[1])
+    index.build(sys.argv[3:], out, workers=workers, progress=lambda *_: time.sleep(0.1))

@@ -10,8 +10,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from jdiff.data import index
+from jdiff.data.array_records import SPAN, RecordReader, decoded_sizes
 from jdiff.data.buckets import Buckets
 from jdiff.data.decode import decode
+from jdiff.data.reader import Reader
 from jdiff.data.scorers import Sharpness
 from jdiff.data.scores import score
 from jdiff.data.view import Recipe, View, make_view
@@ -136,6 +138,21 @@ def test_every_record_is_used_or_rejected_by_name(tmp_path):
     assert (part.seen, part.used) == (len(BAD), 0) and sum(part.rejected.values()) == len(BAD)
 
 
+@pytest.mark.parametrize("tag", [0x09, 0x0D])
+def test_numbers_on_a_wire_that_is_not_theirs_are_left_out(tmp_path, tag):
+    """A whole number as fixed64 or fixed32: protobuf takes it for a field that it does not know."""
+    number = bytes([tag]) + bytes(8 if tag == 0x09 else 4)
+    for part in (b"\x1a", b"\x12"):
+        number = part + bytes([len(number)]) + number
+    entry = b"\x0a\x01m" + number
+    for _ in range(2):
+        entry = b"\x0a" + bytes([len(entry)]) + entry
+    record = serialized(key="a", **GOOD["a"]) + entry
+    assert Example.FromString(record).features.feature["m"].int64_list.value == []
+    part, rows = indexed(tmp_path, [record])
+    assert part.used == 1 and json.loads(rows[0]["json"]).keys() == {"score", "n", "wide", "scores"}
+
+
 def test_spoiled_bytes_raise_nothing(tmp_path):
     """Cut and changed records: each is a row, whatever is in it."""
     draw, whole = random.Random(0), serialized(key="a", **GOOD["a"])
@@ -162,6 +179,28 @@ def test_damaged_files_are_counted(tmp_path, damage):
     (part,) = index.build([str(path)], tmp_path / "index", max_reject_rate=1)
     expected = {"record cannot be read": 1} if damage == "record" else {"shard cannot be read": 1}
     assert part.rejected == expected and part.used == (2 if damage == "record" else 0)
+
+
+def test_a_remote_file_is_refused_by_name(tmp_path):
+    """tar shards are read by ranges from any store; the package that reads these opens local paths alone."""
+    local = write(tmp_path / "a.array_record", [serialized(**GOOD["a"])])
+    for shard in ("memory://bucket/a.array_record-00000-of-00001", f"file://{local}"):
+        with pytest.raises(ValueError, match=f"shard {shard} is an ArrayRecord file, .* copy it to a disk"):
+            index.build([shard], tmp_path / "index")
+        with pytest.raises(OSError, match="copy it to a disk"):
+            RecordReader(shard)
+
+
+def test_records_that_take_too_much_memory_are_not_read(tmp_path):
+    """A kilobyte that decodes to 257 MB; beside what is read, at every size at which chunks cross a block's border."""
+    part, rows = indexed(tmp_path, [serialized(**GOOD["a"]), bytes(SPAN + 2**20)])
+    assert part.rejected == {"records take too much memory": 1} and len(rows) == 1
+    sizes = [0, 1, 40, 65_000, 65_408, 65_448, 65_488, 65_512, 65_536, 65_600, 131_000, 200_000]
+    for options in ("group_size:1", "group_size:1,uncompressed"):
+        for some in (sizes, sizes[::-1], sizes[::2] + sizes[1::2]):
+            path = write(tmp_path / "b.array_record", [random.Random(n).randbytes(n) for n in some], options)
+            with Reader(path) as file:
+                assert list(decoded_sizes(file.read, file.length))[1 : 1 + len(some)] == some
 
 
 def test_a_view_streams_from_records_and_tars_alike(tmp_path):

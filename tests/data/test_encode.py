@@ -114,6 +114,8 @@ def test_rows_that_cannot_be_encoded_are_counted(view, tmp_path):
     assert [encoded.row(n)["row"] for n in range(len(encoded))] == [n for n in range(20) if n != 3]
     with pytest.raises(KeyError):
         encoded.text("spoiled 5")
+    # Row 3 was rejected, so row 5 is the fifth.
+    assert np.flatnonzero(~encoded.with_text()).tolist() == [4]
     claim(tmp_path / "huge", {})
     huge = lambda images: tuple(part * np.float32(1e6) for part in slow_encode.moments(images))
     told = encode_images(

@@ -1,9 +1,12 @@
 """Folders as Hugging Face's ImageFolder has them: captions in a table, folders of splits, refusals."""
 
+import io
 import json
 import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,17 +21,26 @@ def image(path, value=0):
 
 
 def table(path, rows):
-    if path.suffix == ".csv":
+    if path.suffix == ".parquet":
+        columns = {"file_name": list(rows), "caption": list(rows.values()), "more": [b"\xff"] * len(rows)}
+        pq.write_table(pa.table(columns), path)
+    elif path.suffix == ".csv":
         path.write_text("file_name,text\n" + "".join(f'{name},"{text}"\n' for name, text in rows.items()))
     else:
         path.write_text("".join(json.dumps({"file_name": n, "caption": t, "more": 1}) + "\n" for n, t in rows.items()))
+
+
+def parquet(**columns):
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
 
 
 def rows(source):
     return {name: source[n]["caption"] for n, name in enumerate(source._names)}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_captions_in_a_table(tmp_path, kind):
     told = {f"{n:02}.png": f"picture {n}, of two words" for n in range(30)}
     for name in told:
@@ -80,6 +92,14 @@ def test_classes_that_are_named_as_splits_but_are_not(tmp_path):
         ("metadata.jsonl", '{"file_name": "other.png", "text": "x"}\n', "lacks 1 images: a.png"),
         ("metadata.csv", "file_name,label\na.png,3\n", "line 2, must have file_name"),
         ("metadata.csv", b"file_name,text\na.png,caf\xe9\n", r"metadata\.csv cannot be read"),
+        ("metadata.parquet", b"PAR1 nothing PAR1", r"metadata\.parquet cannot be read"),
+        (
+            "metadata.parquet",
+            parquet(file_name=["a.png"], label=[3]),
+            "must have file_name, and caption or text; it has",
+        ),
+        ("metadata.parquet", parquet(file_name=["a.png", None], text=["x", "y"]), "row 2, must have file_name"),
+        ("metadata.parquet", parquet(file_name=["a.png"] * 2, text=["x", "y"]), "row 2: a.png has a caption already"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path, name, content, said):

@@ -117,21 +117,49 @@ def test_a_store_that_times_out_is_counted(tmp_path):
     assert (part.shard, part.used) == ("memory://a.tar", 4)
 
 
-def test_a_killed_index_goes_on(tmp_path):
-    shards = [shard(tmp_path, f"s{n:02}", examples=60) for n in range(20)]
+@pytest.mark.parametrize(("workers", "examples"), [(1, 60), pytest.param(2, 800, marks=pytest.mark.slow)])
+def test_a_killed_index_goes_on(tmp_path, workers, examples):
+    shards = [shard(tmp_path, f"s{n:02}", examples=examples) for n in range(20)]
     out = tmp_path / "index"
-    command = [sys.executable, "-m", "tests.data.slow_index", str(out), *shards]
+    command = [sys.executable, "-m", "tests.data.slow_index", str(out), str(workers), *shards]
     process = subprocess.Popen(command)
     while len(list(out.glob("*.parquet"))) < 3:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    # Processes that it started end with it.
+    time.sleep(0.5 * (workers - 1))
     done = len(list(out.glob("*.parquet")))
+    time.sleep(0.5 * (workers - 1))
+    assert len(list(out.glob("*.parquet"))) == done
     told = []
     parts = index.build(shards, out, progress=lambda part, *_: told.append(part))
     assert 3 <= done < 20 and len(told) == 20 - done
-    assert [part.used for part in parts] == [60] * 20
+    assert [part.used for part in parts] == [examples] * 20
+
+
+def test_a_killed_pack_goes_on(tmp_path):
+    """No shard is there in part, whenever it is killed, and what goes on ends as if nothing had been."""
+    folder, out = tmp_path / "images", tmp_path / "shards"
+    folder.mkdir()
+    for number in range(400):
+        (folder / f"{number:03}.jpg").write_bytes(hostile.JPEG + bytes(number % 7 * 1000))
+    whole = {path.name: path.read_bytes() for path in pack(folder, tmp_path / "whole", per_shard=10)}
+    code = "import sys, time, pathlib, jdiff.data.pack as p; folder, out = map(pathlib.Path, sys.argv[1:]); "
+    code += "p.pack(folder, out, per_shard=10, progress=lambda *_: time.sleep(0.02))"
+    for least in (2, 12):
+        process = subprocess.Popen([sys.executable, "-c", code, str(folder), str(out)])
+        while len(list(out.glob("*.tar"))) < least:
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        there = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+        assert least <= len(there) < len(whole) and there.items() <= whole.items()
+    (out / "00020.tmp").write_bytes(b"half")
+    assert {path.name: path.read_bytes() for path in pack(folder, out, per_shard=10)} == whole
+    assert {path.name for path in out.iterdir()} == {*whole, "packed.json"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from jdiff.data import Data, batches, index, open_source
+from jdiff.data import Data, batches, floats, index, open_source
 from jdiff.data.buckets import Buckets, crop
 from jdiff.data.view import Recipe, View, make_view
 from jdiff.data.view_stream import ViewStream, rejected
@@ -138,6 +138,30 @@ def test_worker_processes_give_the_same(view):
     stream = make(view)
     for step, batch in enumerate(itertools.islice(stream.batches(5, host=1, hosts=2, workers=2), 5), 5):
         assert same(batch, stream.batch(step, host=1, hosts=2))
+
+
+def test_pictures_lie_where_they_were_until_nobody_refers_to_them(view):
+    """Memory of worker processes is used again, but never what a batch, or a part of one, still stands on."""
+    stream = make(view)
+    taken = stream.batches(0, workers=1, put=lambda batch: batch)
+    whole = [next(taken) for _ in range(3)]
+    corners = [next(taken)["image"][0, :2] for _ in range(3)]
+    places = {next(taken)["image"].ctypes.data for _ in range(30)}
+    assert len(places) < 12
+    assert not places & {batch["image"].ctypes.data for batch in whole}
+    expected = [stream.batch(step)["image"] for step in range(6)]
+    for batch, image in zip(whole, expected[:3], strict=True):
+        assert batch["image"].dtype == np.uint8
+        np.testing.assert_array_equal(floats(batch["image"]), image)
+    for corner, image in zip(corners, expected[3:], strict=True):
+        np.testing.assert_array_equal(floats(corner), image[0, :2])
+
+
+def test_more_batches_than_slots_can_be_kept(view):
+    stream = make(view, batch_size=2)
+    kept = list(itertools.islice(stream.batches(0, workers=1, put=lambda batch: batch), 45))
+    for step, batch in enumerate(kept):
+        np.testing.assert_array_equal(floats(batch["image"]), stream.batch(step)["image"])
 
 
 def test_seeds_differ(view):

@@ -7,11 +7,12 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jdiff import cli
-from jdiff.data import Data, batches, open_source, stream, training_batches
+from jdiff.data import Data, batches, floats, open_source, stream, training_batches
 from jdiff.data.buckets import Buckets
 from jdiff.data.view_stream import ViewStream
 from jdiff.train.checkpoint import Checkpoints
@@ -52,6 +53,14 @@ def test_each_shape_compiles_once(view):
         state, metrics = step(state, batch | {"index": batch["index"].astype(np.uint32)})
         assert np.isfinite(metrics["loss"])
     assert set(seen) == SHAPES and step._cache_size() == 3
+    # The pictures were bytes: the update makes of them what the stream gives without `put`.
+    assert batch["image"].dtype == np.uint8
+    batch |= {"index": batch["index"].astype(np.uint32)}
+    (_, one), (_, other) = (
+        step(jax.tree.map(jnp.copy, state), batch | {"image": image})
+        for image in (batch["image"], floats(batch["image"]))
+    )
+    np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
 
 
 def test_it_is_the_stream_of_the_training_side(view):
@@ -68,7 +77,8 @@ def test_it_is_the_stream_of_the_training_side(view):
     data = read(experiment, 5, lambda batch: batch)
     for step in range(5, 9):
         batch = next(data)
-        np.testing.assert_array_equal(batch["image"], expected.batch(step)["image"])
+        assert batch["image"].dtype == np.uint8
+        np.testing.assert_array_equal(floats(batch["image"]), expected.batch(step)["image"])
         np.testing.assert_array_equal(batch["index"], step * 8 + np.arange(8))
 
 
