@@ -46,7 +46,7 @@ class Prompts:
     chunk: int = 4
     """Pictures drawn at once."""
     dtype: str = "float32"
-    """Of activations: "float32" or "bfloat16"."""
+    """Of activations: "float32", "bfloat16" or "float16"."""
     out: Path = Path("samples")
     """Directory for the pictures."""
     json: bool = False

@@ -10,7 +10,7 @@ doubles it (the decoder). In their middle all pixels attend to one another. No e
 `Compute.scan` changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -91,7 +91,7 @@ class AutoencoderKL(Halves):
     latents_std: tuple[float, ...] | None = None
     """What each channel is divided by, besides `scaling_factor`."""
     force_upcast: bool = True
-    """Whether its activations overflow in float16; neither dtype of `Compute` does."""
+    """Whether its activations overflow in float16, so that float32 takes its place."""
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
 
@@ -121,7 +121,8 @@ class AutoencoderKL(Halves):
 
     def module(self, rngs: nnx.Rngs) -> "AutoencoderKLModule":
         """`encode`: images -> Posterior; `decode`: latents -> images; called, it reconstructs images."""
-        return AutoencoderKLModule(self, rngs=rngs)
+        config = replace(self, compute=self.compute.upcast) if self.force_upcast else self
+        return AutoencoderKLModule(config, rngs=rngs)
 
 
 class Posterior(NamedTuple):

@@ -4,7 +4,7 @@ Blocks relu(x + conv(relu(conv(relu(conv(x)))))) without normalization. Images a
 the encoder and back after the decoder, and latents z are bounded smoothly before it: 3 tanh(z / 3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -44,7 +44,7 @@ class AutoencoderTiny:
     """Half the range of the latents that `scale_latents` keeps."""
     latent_shift: float = 0.5
     force_upcast: bool = False
-    """Whether its activations overflow in float16; neither dtype of `Compute` does."""
+    """Whether its activations overflow in float16, so that float32 takes its place."""
     scaling_factor: float = 1.0
     """What latents are multiplied by to have unit variance, which they have."""
     shift_factor: float = 0.0
@@ -85,7 +85,8 @@ class AutoencoderTiny:
 
     def module(self, rngs: nnx.Rngs) -> "AutoencoderTinyModule":
         """`encode`: images -> latents; `decode`: latents -> images; called, it reconstructs images."""
-        return AutoencoderTinyModule(self, rngs=rngs)
+        config = replace(self, compute=self.compute.upcast) if self.force_upcast else self
+        return AutoencoderTinyModule(config, rngs=rngs)
 
 
 class Block(nnx.Module):

@@ -9,7 +9,7 @@ as means over the numbers of an example. Weights published with VQGAN were train
 same value, another gradient.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -41,7 +41,7 @@ class VQModel(Halves):
     lookup_from_codebook: bool = False
     """Whether pipelines of diffusers decode indices; here `lookup` does so for any."""
     force_upcast: bool = False
-    """Whether its activations overflow in float16; neither dtype of `Compute` does."""
+    """Whether its activations overflow in float16, so that float32 takes its place."""
 
     @property
     def code_width(self) -> int:
@@ -59,7 +59,8 @@ class VQModel(Halves):
     def module(self, rngs: nnx.Rngs) -> "VQModelModule":
         """`encode`: images -> latents; `quantize`: latents -> Quantized; `decode`: latents -> images; `lookup`: indices
         -> latents; called, it reconstructs images."""
-        return VQModelModule(self, rngs=rngs)
+        config = replace(self, compute=self.compute.upcast) if self.force_upcast else self
+        return VQModelModule(config, rngs=rngs)
 
 
 class Quantized(NamedTuple):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -40,6 +40,11 @@ class Compute:
             raise ValueError(f"dtype: {self.dtype!r} is not float32, bfloat16 or float16")
         if self.remat not in ("none", *REMAT):
             raise ValueError(f"remat: {self.remat!r} is not none or one of {', '.join(REMAT)}")
+
+    @property
+    def upcast(self) -> "Compute":
+        """Of a network whose activations overflow in float16: float32 in its place."""
+        return replace(self, dtype="float32") if self.dtype == "float16" else self
 
     def checkpointed(self, block: Callable) -> Callable:
         """The block with its rematerialization."""

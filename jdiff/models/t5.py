@@ -10,7 +10,7 @@ geometrically up to `relative_attention_max_distance`. One table of b serves all
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -79,10 +79,11 @@ class T5Encoder:
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.removeprefix("gated-")
 
     def module(self, rngs: nnx.Rngs) -> "T5EncoderModule":
-        """(ids [B, N], mask [B, N] or None) -> [B, N, d_model] in the dtype of the activations.
+        """(ids [B, N], mask [B, N] or None) -> [B, N, d_model] in the dtype of the activations, which is not float16:
+        there they overflow.
 
         Tokens are seen where the mask is not 0; without one, all are."""
-        return T5EncoderModule(self, rngs=rngs)
+        return T5EncoderModule(replace(self, compute=self.compute.upcast), rngs=rngs)
 
 
 def buckets(count: int, config: T5Encoder) -> np.ndarray:

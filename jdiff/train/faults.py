@@ -4,6 +4,9 @@ An update is skipped where its loss or its gradient is not finite, or where the 
 averages and optimizer stay as they were, and the step is counted. What is skipped once or twice is a bad batch. Many in
 a row are a state that has gone bad, and the run goes back; if that happens again and again it is no accident of the
 machine, and the run stops.
+
+With activations in float16 a scale of the loss that was too large is no fault (`scaling.py`): what is skipped for it is
+counted, and begins no row.
 """
 
 import dataclasses
@@ -50,7 +53,7 @@ class Skipped(NamedTuple):
     """What has been skipped so far; a part of the state."""
 
     total: Array  # int32 []
-    in_a_row: Array  # int32 [], up to the last update, but for overflows of float16
+    in_a_row: Array  # int32 [], up to the last update
     norm: Array  # float32 [], running mean of the gradients' norms of the updates made; 0 before the first
 
 
@@ -62,8 +65,8 @@ def none_skipped() -> Skipped:
 def judge(
     faults: Faults, skipped: Skipped, loss: Array, norm: Array, overflow: Array | bool = False
 ) -> tuple[Array, Skipped]:
-    """Whether an update of this loss and this norm of the gradient is made (bool []), and the counts after it. What is
-    skipped for an `overflow` of float16 is no fault: it is counted, and not as one in a row.
+    """Whether an update of this loss and this norm of the gradient is made (bool []), and the counts after it;
+    `overflow` where a scale is to blame.
 
     After `faults.skips` in a row none is made any more, so that a loop may look at the counts later.
     """
@@ -72,5 +75,5 @@ def judge(
         good &= (skipped.norm == 0) | (norm <= faults.spike * skipped.norm)
     weight = jnp.where(skipped.norm == 0, 0.0, _MEMORY)
     mean = jnp.where(good, weight * skipped.norm + (1 - weight) * norm, skipped.norm)
-    bad = (~good).astype(jnp.int32)
-    return good, Skipped(skipped.total + bad, jnp.where(overflow, 0, (skipped.in_a_row + 1) * bad), mean)
+    fault = ~good & ~((skipped.in_a_row == 0) & overflow)
+    return good, Skipped(skipped.total + ~good, (skipped.in_a_row + 1) * fault, mean)

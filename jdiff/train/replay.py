@@ -18,6 +18,7 @@ from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.faults import Skipped
 from jdiff.train.restore import Run
 from jdiff.train.run import write_atomically
+from jdiff.train.scaling import Scaled
 from jdiff.train.state import TrainState
 
 _FIGURES = ("loss", "grad_norm")
@@ -26,12 +27,17 @@ _FIGURES = ("loss", "grad_norm")
 def leave(directory: Path, experiment: Experiment, state: TrainState, metrics: dict[str, float]) -> Path:
     """Writes the bundle of the first of the updates that have just been skipped in a row, whose metrics are given.
 
-    What is skipped leaves parameters as they were, so `state`, but for its counts, is the one before.
+    What is skipped leaves parameters as they were, so `state`, but for its counts and the scale of the loss, is the one
+    before.
     """
     in_a_row = int(state.skipped.in_a_row)
     step = int(state.step) - in_a_row + 1
     total = state.skipped.total - in_a_row
     before = state._replace(step=state.step - in_a_row, skipped=Skipped(total, total * 0, state.skipped.norm))
+    if isinstance(state.opt_state, Scaled):
+        scale = state.opt_state.scale
+        scale = scale._replace(value=scale.value * 0 + metrics["loss_scale"])
+        before = before._replace(opt_state=state.opt_state._replace(scale=scale))
     bundle = directory / "replay" / f"step_{step}"
     if jax.process_index() == 0:
         shutil.rmtree(bundle, ignore_errors=True)

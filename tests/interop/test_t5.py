@@ -82,7 +82,11 @@ def test_what_is_masked_changes_nothing():
     assert not np.array_equal(IDS, other)
 
 
-@pytest.mark.parametrize("compute", [Compute(scan=False), Compute(remat="full"), Compute(dtype="bfloat16")], ids=str)
+@pytest.mark.parametrize(
+    "compute",
+    [Compute(scan=False), Compute(remat="full"), Compute(dtype="bfloat16"), Compute(dtype="float16")],
+    ids=str,
+)
 def test_how_it_computes_changes_little(compute):
     config = T5Encoder(**CONFIGS["gated"])
     params = functional(config.module).init(jax.random.key(0))
@@ -92,7 +96,7 @@ def test_how_it_computes_changes_little(compute):
         return jax.jit(network.apply)(params, jnp.asarray(IDS), jnp.asarray(MASK))
 
     other = result(compute)
-    assert other.dtype == compute.dtype
+    assert other.dtype == compute.upcast.dtype
     narrow = compute.dtype == "bfloat16"
     assert apart(other.astype(np.float32), np.asarray(result(PLAIN))) < (3e-2 if narrow else 1e-5)
 

@@ -90,6 +90,15 @@ def test_bfloat16_is_close_and_gives_float32(name):
     assert 1e-5 < float(jnp.linalg.norm(image - exact) / jnp.linalg.norm(exact)) < 0.03
 
 
+@pytest.mark.parametrize("upcast", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_what_overflows_in_float16_computes_in_float32(name, upcast):
+    config = dataclasses.replace(SMALL[name], compute=Compute(dtype="float16"), force_upcast=upcast)
+    network = functional(config.module)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    assert ("f16" in str(jax.make_jaxpr(network.apply)(params, jnp.zeros((2, 8, 8, 3))))) is not upcast
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_to_reconstruct_is_to_encode_and_to_decode(name):
     network = functional(SMALL[name].module)
