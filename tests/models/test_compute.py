@@ -1,4 +1,4 @@
-"""How networks compute changes nothing of what they are: scan, rematerialization and half precision, for all of them."""
+"""How networks compute changes nothing of what they are: scan, rematerialization, half precision, for all of them."""
 
 import dataclasses
 from functools import cache

@@ -133,21 +133,21 @@ def test_which_are_overflows_and_which_are_faults():
 
 
 @pytest.mark.parametrize(
-    "network, mesh, fields",
+    "network, mesh, fields, most",
     [
-        (HALF, Mesh(data=2), {"accumulate": 2}),
-        pytest.param(HALF, Mesh(data=2, strategy="pmap"), {}, marks=pytest.mark.slow),
-        pytest.param(HALF, Mesh(data=2), {"verify_determinism": True}, marks=pytest.mark.slow),
-        pytest.param(LARGE, Mesh(data=2, fsdp=2, tensor=2), {}, marks=pytest.mark.slow),
+        (HALF, Mesh(data=2), {"accumulate": 2}, (1e-5, 3e-4)),
+        pytest.param(HALF, Mesh(data=2, strategy="pmap"), {}, (1e-5, 3e-4), marks=pytest.mark.slow),
+        pytest.param(HALF, Mesh(data=2), {"verify_determinism": True}, (1e-5, 3e-4), marks=pytest.mark.slow),
+        pytest.param(LARGE, Mesh(data=2, fsdp=2, tensor=2), {}, (3e-4, 1.8e-3), marks=pytest.mark.slow),
     ],
     ids=("accumulate", "pmap", "virtual", "split"),
 )
-def test_it_is_the_same_on_devices_and_in_parts(network, mesh, fields):
-    """Sums round differently. Measured: 3.2e-6 in losses, 1.5e-4 in norms."""
+def test_it_is_the_same_on_devices_and_in_parts(network, mesh, fields, most):
+    """Sums round differently, and those that `tensor` splits in float16. Measured: 3.2e-6 in losses, 1.5e-4 in norms;
+    split by `tensor` 1.6e-4 and 9e-4, where float32 is as far away, 1.1e-4 and 7e-4."""
     some, others = updates(network, steps=3), updates(network, mesh, steps=3, **fields)
     apart = np.abs(figures(others) / figures(some) - 1).max(0)
-    print(apart)
-    assert apart[0] < 1e-5 and apart[1] < 3e-4
+    assert apart[0] < most[0] and apart[1] < most[1]
     # Every device skips, and halves its scale.
     ((state, metrics),) = updates(network, mesh, scale=2.0**30, **fields)
     equal(learned(state), learned(start(network)))
