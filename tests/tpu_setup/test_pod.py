@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,17 @@ def pids(cloud):
     return [int((host / "jdiff-runs/run-1/pid").read_text().split()[0]) for host in cloud.hosts()]
 
 
+def watched(cloud):
+    """Whether a babysitter of the pod has begun: it holds its lock."""
+    lock = (cloud.folder / "jdiff-babysit-pod.lock").stat().st_ino
+    return f":{lock} " in Path("/proc/locks").read_text()
+
+
+def signalled(cloud, which):
+    for pid in pids(cloud):
+        os.killpg(pid, which)
+
+
 def whole(cloud, babysitter):
     """Every step is in the metrics once, whatever was lost on the way."""
     out, err = babysitter.communicate(timeout=400)
@@ -79,12 +91,16 @@ def test_a_babysitter_that_is_killed_at_any_moment(cloud):
     babysitter = cloud.start("babysit", *command(cloud))
     wait_for(lambda: len(steps(cloud)) > 0, babysitter)
     running = pids(cloud)
+    signalled(cloud, signal.SIGSTOP)  # so that the run is not over before the next two have begun
     os.kill(babysitter.pid, signal.SIGKILL)
     babysitter.communicate()
+    assert not watched(cloud)
     babysitter = cloud.start("babysit", *command(cloud))
+    wait_for(lambda: watched(cloud), babysitter)
     other = cloud.call("babysit", *command(cloud))
     assert other.returncode == 2 and "another babysitter of pod runs here" in other.stderr
     assert pids(cloud) == running
+    signalled(cloud, signal.SIGCONT)
     whole(cloud, babysitter)
     assert cloud.created() == 1
     assert pids(cloud) == running  # what ran on was not started again
