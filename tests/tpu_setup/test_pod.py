@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,13 @@ from tests import recipe
 pytestmark = pytest.mark.slow
 STEPS = 150
 RUN = [
-    "run-1", "jdiff", "train", recipe.__file__, "--steps", str(STEPS), "--sample-every", "1000",
-    "--checkpoint-every", "10", "--mesh.fsdp", "2",
+    "run-1", "jdiff", "train", recipe.__file__, "--sample-every", "1000", "--checkpoint-every", "10",
+    "--mesh.fsdp", "2",
 ]  # fmt: skip
 
 
-def command(cloud):
-    return [*RUN, "--out", str(cloud.folder / "buckets" / "bucket" / "run")]
+def command(cloud, steps=STEPS):
+    return [*RUN, "--steps", str(steps), "--out", str(cloud.folder / "buckets" / "bucket" / "run")]
 
 
 def directory(cloud):
@@ -44,14 +45,25 @@ def pids(cloud):
     return [int((host / "jdiff-runs/run-1/pid").read_text().split()[0]) for host in cloud.hosts()]
 
 
-def whole(cloud, babysitter):
+def watched(cloud):
+    """Whether a babysitter of the pod has begun: it holds its lock."""
+    lock = (cloud.folder / "jdiff-babysit-pod.lock").stat().st_ino
+    return f":{lock} " in Path("/proc/locks").read_text()
+
+
+def signalled(cloud, which):
+    for pid in pids(cloud):
+        os.killpg(pid, which)
+
+
+def whole(cloud, babysitter, steps=STEPS):
     """Every step is in the metrics once, whatever was lost on the way."""
     out, err = babysitter.communicate(timeout=400)
     assert babysitter.returncode == 0, (out, err)
     assert "run-1 is done" in out
     lines = [json.loads(line) for line in (directory(cloud) / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(2, STEPS + 1, 2))
-    assert open_run(directory(cloud)).steps[-1] == STEPS
+    assert [line["step"] for line in lines] == list(range(2, steps + 1, 2))
+    assert open_run(directory(cloud)).steps[-1] == steps
 
 
 def test_a_pod_that_is_taken_away_and_a_host_that_dies(cloud):
@@ -69,28 +81,34 @@ def test_a_pod_that_is_taken_away_and_a_host_that_dies(cloud):
 
 
 def test_a_babysitter_that_is_killed_at_any_moment(cloud):
-    """Started again at once, each time: one pod, one run."""
+    """Started again at once, each time: one pod, one run. Two hosts are enough for that."""
+    cloud.environment["HOSTS"] = "2"
     delays = [0.2, 1.0, 3.0, 6.0]
     for delay in delays:
-        babysitter = cloud.start("babysit", *command(cloud))
+        babysitter = cloud.start("babysit", *command(cloud, steps=30))
         time.sleep(delay)
         os.killpg(babysitter.pid, signal.SIGKILL)
         babysitter.communicate()
-    babysitter = cloud.start("babysit", *command(cloud))
+    babysitter = cloud.start("babysit", *command(cloud, steps=30))
     wait_for(lambda: len(steps(cloud)) > 0, babysitter)
     running = pids(cloud)
+    signalled(cloud, signal.SIGSTOP)  # so that the run is not over before the next two have begun
     os.kill(babysitter.pid, signal.SIGKILL)
     babysitter.communicate()
-    babysitter = cloud.start("babysit", *command(cloud))
-    other = cloud.call("babysit", *command(cloud))
+    assert not watched(cloud)
+    babysitter = cloud.start("babysit", *command(cloud, steps=30))
+    wait_for(lambda: watched(cloud), babysitter)
+    other = cloud.call("babysit", *command(cloud, steps=30))
     assert other.returncode == 2 and "another babysitter of pod runs here" in other.stderr
     assert pids(cloud) == running
-    whole(cloud, babysitter)
+    signalled(cloud, signal.SIGCONT)
+    whole(cloud, babysitter, steps=30)
     assert cloud.created() == 1
     assert pids(cloud) == running  # what ran on was not started again
 
 
 def test_a_run_that_cannot_work_is_given_up(cloud):
+    cloud.environment["HOSTS"] = "1"
     babysitter = cloud.start("babysit", "run-1", "false", FAILURES="2")
     err = babysitter.communicate(timeout=200)[1]
     assert babysitter.returncode == 2 and "run-1 has failed 3 times in a row" in err
