@@ -17,6 +17,7 @@ REMAT: dict[str, Callable[..., Any]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_with_no_batch_dims": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload_dots": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
 
@@ -31,7 +32,8 @@ class Compute:
     """Of activations: "float32", "bfloat16" or "float16", whose losses training scales (`train/scaling.py`)."""
     remat: str = "none"
     """What blocks compute again in the backward pass: "none", "full" (everything), "dots" (all but products of
-    matrices), "dots_with_no_batch_dims" (and those of attention)."""
+    matrices), "dots_with_no_batch_dims" (and those of attention), "offload_dots" (the same; what is kept lies in the
+    host's memory, but on a CPU)."""
     scan: bool = True
     """Whether equal blocks are one loop, compiled once, or written out."""
 

@@ -41,7 +41,9 @@ class Work:
 
     def hardware(self, remat: str) -> float:
         """Of a step of training, with what is computed again."""
-        again = {"full": self.blocks + self.attention, "dots_with_no_batch_dims": self.attention}
+        again = {"full": self.blocks + self.attention} | dict.fromkeys(
+            ("dots_with_no_batch_dims", "offload_dots"), self.attention
+        )
         return self.model + again.get(remat, 0.0)
 
 
@@ -107,6 +109,7 @@ def temporary(trainer: Trainer) -> float | None:
         "dots": 15 * token + weights * wide,
         "dots_with_no_batch_dims": 15 * token,
         "full": token,
+        "offload_dots": token,
     }[network.compute.remat]
     working = 40 * token + 4 * weights * wide
     parameters = shard_bytes(trainer.abstract.params)

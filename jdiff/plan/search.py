@@ -15,6 +15,7 @@ from jdiff.plan.report import Economy, Plan, assembled, make
 from jdiff.plan.topology import Topology
 from jdiff.train.trainer import Trainer
 
+# Not offload_dots: predictions know nothing of the way to the host.
 REMATS = ("none", "dots", "dots_with_no_batch_dims", "full")
 
 

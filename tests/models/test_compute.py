@@ -1,6 +1,7 @@
 """How networks compute changes nothing of what they are: scan, rematerialization, half precision, for all of them."""
 
 import dataclasses
+import re
 from functools import cache
 
 import jax
@@ -230,3 +231,12 @@ def test_a_compiled_gradient_needs_less_memory_with_rematerialization():
     x = jnp.zeros((2, 16, 16, 4))
     plain, full = (memory(deep, Compute(remat=policy), x, timestep, cond) for policy in ("none", "full"))
     assert full < plain / 5
+
+
+def test_products_of_a_block_go_to_the_host():
+    """Modulation, queries, keys, values, what becomes of them, and the two layers; nothing else, and all come back. As
+    lowered for TPUs: on a CPU nothing is moved."""
+    gradient = jax.jit(value_and_gradient("dit", Compute(remat="offload_dots")))
+    text = gradient.trace(parameters("dit")).lower(lowering_platforms=("tpu",)).as_text()
+    moved = lambda kind: sorted(re.findall(rf'_placement = "{kind}".*-> tensor<(\S+)xf32>', text))
+    assert moved("pinned_host") == ["2x4x4x16"] * 5 + ["2x4x4x64", "2x96"] == moved("device")
