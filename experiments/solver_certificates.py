@@ -4,9 +4,12 @@
 
 Orders are measured on a ring of eight modes and on an anisotropic Gaussian, VP from t = 1 to 0.05, over grids even in
 log-SNR: of the end point against SciPy's DOP853 for methods without noise (and with beta_max = 40, for a start at which
-the first steps of multistep methods, which are of lower order, count little); for those with noise the weak order (of
-the moments: exact on the Gaussian, by differences on common Brownian paths on the ring) and the strong one (on common
-paths). Errors by evaluations are those of the ring under EDM, sigma 80 to 0.002, as in `jdiff lab`. The results are in
+the first steps of multistep methods, which are of lower order, count little); for those with noise the strong order (on
+common Brownian paths) and the weak one, of moments. On the Gaussian these are exact. On the ring, those of one-step
+methods are computed without sampling (`jdiff/lab/weak.py`) for the mean, the second moments and E |x|^4, from where the
+signal-to-noise ratio is 0.1, over 128, 192 and 256 steps; a tilde marks those that are sampled, as differences of these
+moments between grids on common paths from t = 1: those of multistep methods. Errors by evaluations are those of the
+ring under EDM, sigma 80 to 0.002, as in `jdiff lab`. The results are in
 experiments/results/solver_certificates.{json,md,png}; named solvers are measured anew and the others kept.
 """
 
@@ -112,7 +115,8 @@ def table(rows: list[dict]) -> str:
             for target in TARGETS:
                 measured = row["orders"][target].get(kind)
                 away = measured and abs(measured["order"] - documented) > 0.2
-                cell = f"{measured['order']:.2f} ± {measured['half_width']:.2f}" if measured else ""
+                sampled = measured and measured.get("by") == "paths"
+                cell = f"{'~ ' * sampled}{measured['order']:.2f} ± {measured['half_width']:.2f}" if measured else ""
                 cells.append(cell + " *" * bool(away))
             lines.append(f"| {row['solver']} | {kinds[kind]} ({documented:g}) | {' | '.join(cells)} |")
     for noisy, what in (
