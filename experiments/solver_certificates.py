@@ -139,10 +139,8 @@ def table(rows: list[dict]) -> str:
             lines.append(f"| {row['solver']} | {' | '.join(cells)} | {row['errors'][-1]['float32']:.2e} |")
     lines += ["", "In brackets: the evaluations that were made, where a step does not divide the budget."]
     others = ", ".join(f"{name} is {of}" for name, of in OTHER_NAMES.items())
-    lines += [
-        "Any other weak order on the ring is missing where it was not resolved to a tenth on three grids: for a multistep"
-    ]
-    lines += [f"method, by the paths that were drawn, 262,144 at least. Other names: {others}."]
+    lines += ["Any other weak order on the ring is missing where it was not resolved to a tenth on three grids: for a"]
+    lines += [f"multistep method, by the paths that were drawn, 262,144 at least. Other names: {others}."]
     return "\n".join(lines) + "\n"
 
 
