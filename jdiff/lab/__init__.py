@@ -16,7 +16,9 @@ from jdiff.lab.measure import (
     through,
 )
 from jdiff.lab.problems import PROCESSES, TARGETS, exact_end, lookup, marginal, starts, target
+from jdiff.lab.weak import memoryless, weak_error, weak_errors
 
 __all__ = ["PROCESSES", "TARGETS", "Order", "certificate", "draw_errors", "end_errors", "even_grid", "exact_end"]
 __all__ += ["gaussian_moments", "keys_of", "lookup", "marginal", "measured_order", "moment_error", "moment_errors"]
 __all__ += ["path_errors", "sampled_moment_error", "starts", "steps_for", "target", "through"]
+__all__ += ["memoryless", "weak_error", "weak_errors"]

@@ -15,6 +15,7 @@ from jdiff.lab.measure import (
     path_errors,
 )
 from jdiff.lab.problems import exact_end, starts
+from jdiff.lab.weak import memoryless, weak_error
 from jdiff.oracles import Distribution, Mixture
 from jdiff.processes import Process
 from jdiff.samplers import Solver, log_snr, uniform
@@ -27,8 +28,20 @@ def even_grid(process: Process, n: int) -> Array:
     return (log_snr if finite else uniform)(process, n + 1, dtype=jnp.float64)
 
 
+SIGNAL = 0.1  # the signal-to-noise ratio at which weak errors on a lattice begin
+
+
+def late_grid(process: Process, n: int) -> Array:
+    """n + 1 times in equal steps of log-SNR from a signal-to-noise ratio of `SIGNAL`, where the target begins to show,
+    or from the process's own start if that comes later; float64."""
+    end, begin = process.log_snr(jnp.asarray(process.time_span, jnp.float64))
+    begin = jnp.maximum(begin, np.log(SIGNAL))
+    return process.time(jnp.linspace(begin, end, n + 1)).at[-1].set(process.time_span[0])
+
+
 # Steps over which orders are measured, where the methods show them: by kind, and for sampled moments by order.
 END, WEAK, STRONG = (128, 256, 512, 1024, 2048), (4096, 8192, 16384, 32768), (32, 64, 128, 256)
+LATE = (128, 192, 256)  # of `late_grid`: errors without noise show the order between grids close to each other
 SAMPLED = {1: (128, 256, 512), 2: (24, 48, 96, 192)}
 
 
@@ -41,7 +54,14 @@ def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequenc
 def _resolved(steps: Sequence[int], changes: Sequence[tuple[float, float]]) -> dict[str, dict]:
     """The weak order from the three finest grids whose change is known to a tenth; none if these are fewer."""
     known = [(n, *change) for n, change in zip(steps, changes, strict=True) if change[1] < change[0] / 10][-3:]
-    return {"weak": _fit(*zip(*known, strict=True))} if len(known) == 3 else {}
+    return {"weak": _fit(*zip(*known, strict=True)) | {"by": "paths"}} if len(known) == 3 else {}
+
+
+def _on_lattices(solver: Solver, process: Process, target: Distribution) -> dict[str, dict]:
+    """The weak order from three errors on lattices; none if one of these is not known."""
+    errors = [weak_error(solver, process, target, late_grid(process, n)) for n in LATE]
+    known = [error for error in errors if error is not None]
+    return {"weak": _fit(LATE, known) | {"by": "lattices"}} if len(known) == len(LATE) else {}
 
 
 def _finest(steps: Sequence[int], errors: Sequence[float], floor: float) -> dict:
@@ -62,10 +82,11 @@ def certificate(
     most: int = 128,
 ) -> dict[str, Any]:
     """Documented and measured orders by kind: "end" for a method without noise, else "weak" and, if it has one,
-    "strong". A weak order is exact for a Gaussian target. For another it is that of differences of sampled moments, on
-    the three finest grids where these are known to a tenth, and left out where there are not three, or where the noise
-    belongs to no path; `most` is that of `moment_errors`. `rtol` is that of `exact_end`; errors of the end point below
-    thirty times that are left out."""
+    "strong". A weak order is exact for a Gaussian target. For another, that of a one-step method is of `weak_error`
+    over `late_grid`; that of a multistep method, of differences of sampled moments, on the three finest grids where
+    these are known to a tenth. It is left out where three errors are not known, or where a multistep method's
+    noise belongs to no path; `most` is that of `moment_errors`. `rtol` is that of `exact_end`; errors of the end point
+    below thirty times that are left out."""
     grid = lambda n: even_grid(process, n)
     orders: dict[str, Any] = {}
     if not solver.stochastic:
@@ -83,6 +104,8 @@ def certificate(
         run, t_min = gaussian_moments(solver), process.time_span[0]
         errors = [moment_error(run(process, target, grid(n)), process, target, t_min) for n in WEAK]
         orders["weak"] = _fit(WEAK, errors)
+    elif memoryless(solver):
+        orders |= _on_lattices(solver, process, target)
     elif solver.strong_order is not None:
         steps = SAMPLED[solver.order]
         orders |= _resolved(steps, moment_errors(solver, process, target, grid, steps, most=most))

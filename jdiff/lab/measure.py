@@ -180,11 +180,17 @@ def _ends_on_paths(
     return integrate(keys_of(len(x)), x, target.denoiser(process), process, solver, grid, noise=source)
 
 
-def _marginal_draws(key: Array, process: Process, target: Distribution, t: Array, n: int) -> Array:
+def marginal_draws(key: Array, process: Process, target: Distribution, t: Array, n: int) -> Array:
     """n draws of x_t, [n, 2]."""
     data_key, noise_key = jax.random.split(key)
     x0 = target.sample(data_key, n)
     return process.perturb(x0, jax.random.normal(noise_key, x0.shape, x0.dtype), t)
+
+
+def observables(x: Array) -> Array:
+    """What weak errors are errors of the mean of, [n, 6]: both coordinates, their second powers and |x|^4."""
+    square = jnp.sum(x**2, axis=1, keepdims=True)
+    return jnp.concatenate([x, x**2, x[:, :1] * x[:, 1:], square**2], axis=1)
 
 
 INNER = 6  # methods with inner times have them at halves or thirds of a step in log-SNR
@@ -203,7 +209,7 @@ def path_errors(
     than the finest, on the same paths. Each n must divide the greatest, and grid be even in log-SNR."""
     finest = 8 * max(steps)
     fine = grid(INNER * finest)
-    x = _marginal_draws(jax.random.key(1), process, target, fine[0], paths)
+    x = marginal_draws(jax.random.key(1), process, target, fine[0], paths)
     path = _paths(jax.random.key(2), process, fine, paths)
     run = lambda n: _ends_on_paths(solver, process, target, fine, path, x, grid(n))
     reference = run(finest)
@@ -228,16 +234,14 @@ def moment_errors(
     Batches of as many `paths` are drawn until each standard error is below `resolution` of its change, `most` batches
     at the most."""
     fine = grid(INNER * 2 * max(steps))
-    square = lambda x: jnp.sum(x**2, axis=1, keepdims=True)
-    moments = lambda x: jnp.concatenate([x, x**2, x[:, :1] * x[:, 1:], square(x) ** 2], axis=1)
     grids = [grid(n) for n in [*steps, 2 * max(steps)]]
     total = squares = np.zeros((len(steps), 6))
     for batch in range(1, most + 1):
         start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), batch))
-        x = _marginal_draws(start_key, process, target, fine[0], paths)
+        x = marginal_draws(start_key, process, target, fine[0], paths)
         path = _paths(path_key, process, fine, paths)
         ends = [_ends_on_paths(solver, process, target, fine, path, x, one) for one in grids]
-        changes = -np.diff(np.stack([moments(end) for end in ends]), axis=0)
+        changes = -np.diff(np.stack([observables(end) for end in ends]), axis=0)
         total, squares = total + changes.sum(axis=1), squares + (changes**2).sum(axis=1)
         mean = total / (batch * paths)
         variance = (squares / (batch * paths) - mean**2) / (batch * paths)
@@ -256,7 +260,7 @@ def sampled_moment_error(
     end = runner(solver)(process, *_in_dtype(grid, target, x), grid)
     moments = lambda x: (x.mean(axis=0), jnp.cov(x.T))
     t = float(grid[-1])
-    own = _marginal_draws(jax.random.key(5), process, target, jnp.asarray(t, x.dtype), len(x))
+    own = marginal_draws(jax.random.key(5), process, target, jnp.asarray(t, x.dtype), len(x))
     return (
         moment_error(moments(end.astype(x.dtype)), process, target, t),
         moment_error(moments(own), process, target, t),
