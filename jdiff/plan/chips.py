@@ -31,6 +31,8 @@ class Chip:
     """Bytes a second, one way, of a chip's share of its host's network."""
     cores: int = 1
     """Devices that JAX sees of one chip."""
+    configuration: str | None = None
+    """What libtpu is to call the chip with both cores as one device, where it would describe them apart."""
     clock: float = 0.0
     """Cycles a second, by which the compiler's cycles become seconds: peak over the FLOPs of a cycle (128 x 128 or
     256 x 256 multiply-adds, times the matrix units of what is one device)."""
@@ -45,7 +47,7 @@ CHIPS = {
     for chip in (
         Chip(
             name="v4", platform="tpu", hbm=32 * 2**30, bandwidth=1.2288e12, peak=2.75e14, link=4.5e10, links=6,
-            dcn=6.25e9, cores=2, clock=2.75e14 / (8 * _MXU), watts=170.0, dollars=3.22,
+            dcn=6.25e9, configuration="megacore", clock=2.75e14 / (8 * _MXU), watts=170.0, dollars=3.22,
         ),
         Chip(
             name="v5e", platform="tpu", hbm=16 * 2**30, bandwidth=8.1e11, peak=1.97e14, link=4.5e10, links=4,

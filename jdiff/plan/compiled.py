@@ -25,6 +25,9 @@ class Compiled:
 
     arguments: int
     temporaries: int
+    peak: int
+    """What a device must hold at once: less than arguments and temporaries, which are not all alive together. Where the
+    step does not fit, what the compiler would have needed."""
     fits: bool
     available: int | None
     """Bytes that the compiler has for a program, where it said so."""
@@ -50,7 +53,8 @@ def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled
     for another reason than memory."""
     lowered = trainer.step().lower(trainer.abstract, trainer.abstract_batch)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")]
-    words = "\n".join([str(topology), *versions, Path(hlo.__file__).read_text(), lowered.as_text()])
+    sources = [Path(name).read_text() for name in (hlo.__file__, __file__)]
+    words = "\n".join([str(topology), *versions, *sources, lowered.as_text()])
     path = cache / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
     if path.exists():
         return Compiled(**json.loads(path.read_text()))
@@ -73,6 +77,7 @@ def _measured(program: jax.stages.Compiled) -> Compiled:
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
+        peak=memory.peak_memory_in_bytes,
         fits=True,
         available=None,
         flops=figures.flops,
@@ -91,7 +96,7 @@ def _too_large(message: str) -> Compiled:
         r"[Uu]sed ([\d.]+[KMG]?) of ([\d.]+[KMG]?) hbm", message
     )
     needed, available = (_bytes(size) for size in sizes.groups()) if sizes else (0, None)
-    return Compiled(0, needed or 0, False, available, 0.0, 0.0, 0.0, 0.0, {}, 0.0, {})
+    return Compiled(0, 0, needed or 0, False, available, 0.0, 0.0, 0.0, 0.0, {}, 0.0, {})
 
 
 def _bytes(size: str) -> int:

@@ -58,10 +58,9 @@ class Plan:
     @property
     def needed(self) -> float:
         """Bytes: what the compiler says, else the estimate."""
-        arguments = sum(self.arguments.values())
         if self.compiled is not None:
-            return self.compiled.temporaries + arguments
-        return arguments + (self.temporary or 0.0)
+            return self.compiled.peak
+        return sum(self.arguments.values()) + (self.temporary or 0.0)
 
     @property
     def fits(self) -> bool:
@@ -182,7 +181,7 @@ def lines(plan: Plan) -> list[str]:
     )
     parts = [f"{name} {_gib(size)}" for name, size in plan.arguments.items()]
     exact = plan.compiled is not None and plan.compiled.fits
-    temporaries = plan.compiled.temporaries if plan.compiled is not None else plan.temporary
+    temporaries = plan.compiled.temporaries if exact and plan.compiled else plan.temporary
     said.append(f"             {', '.join(parts)}; temporary {_gib(temporaries)}")
     if plan.missing:
         said.append(f"             not compiled: {plan.missing}")

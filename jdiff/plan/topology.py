@@ -74,9 +74,11 @@ def devices(topology: Topology) -> list[Any]:
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is not for planning
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
-    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if topology.chip.configuration is not None:
+        more["chip_config_name"] = topology.chip.configuration
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **several).devices
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"topology: there is no {topology}: {' '.join(str(error).split())}") from error
     if len(found) != topology.size:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from jdiff.experiment import load_recipe
+from jdiff.parallel import Mesh
 from jdiff.plan import analytic
 from jdiff.plan.compiled import compiled_step
 from jdiff.plan.mesh import described
 from jdiff.plan.mesh import parse as on_mesh
-from jdiff.plan.topology import parse
+from jdiff.plan.topology import devices, parse
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -49,10 +50,18 @@ def test_a_pod_computes_holds_and_sends_what_it_did(name, tmp_path):
     formula = work.hardware("full") * trainer.experiment.batch_size / trainer.mesh.size
     assert said.flops == pytest.approx(golden["flops"], rel=1e-3) == pytest.approx(formula, rel=0.02)
     assert said.arguments == golden["arguments"]
+    assert said.arguments < said.peak < said.arguments + said.temporaries
     assert said.temporaries == pytest.approx(golden["temporaries"], rel=0.1)
     least = 0.01 * sum(golden["sent"].values())
     for kind in said.sent | golden["sent"]:
         assert said.sent.get(kind, 0) == pytest.approx(golden["sent"].get(kind, 0), rel=0.1, abs=least), kind
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x4", "v5e:4x4", "v5p:2x2x4", "v6e:4x4", "tpu7x:2x2x4"])
+def test_each_chip_has_its_devices_and_they_make_a_mesh(name):
+    """Both cores of a v4 are one device there, which its description must be asked for."""
+    found = devices(parse(name))
+    assert Mesh(data=len(found) // 4, fsdp=4).build(found).size == len(found) == 16 * (1 + name.startswith("tpu7x"))
 
 
 if __name__ == "__main__":
