@@ -93,7 +93,7 @@ def arguments(trainer: Trainer) -> dict[str, int]:
 def temporary(trainer: Trainer) -> float | None:
     """An estimate of the bytes that a step needs besides its arguments: gradients, parameters in the dtype of
     activations, what blocks keep for the backward pass, and what one block works in. None where the network has no
-    closed formula. The factors are fitted to what the compiler says (experiments/results/pod_plans.md)."""
+    closed formula. The factors are fitted to what the compiler says (experiments/plan_verdicts.py)."""
     experiment = trainer.experiment
     if work(experiment) is None or not isinstance(experiment.network, DiT | MMDiT):
         return None
@@ -105,13 +105,13 @@ def temporary(trainer: Trainer) -> float | None:
     token = network.width * narrow
     weights = tokens * network.num_attention_heads  # of attention, a token
     kept = {
-        "none": 24 * token + weights * (wide + narrow),
-        "dots": 15 * token + weights * wide,
-        "dots_with_no_batch_dims": 15 * token,
+        "none": 44 * token + weights * (wide + narrow),
+        "dots": 12 * token + weights * wide,
+        "dots_with_no_batch_dims": 10 * token,
         "full": token,
         "offload_dots": token,
     }[network.compute.remat]
-    working = 40 * token + 4 * weights * wide
+    working = 20 * token + 2 * weights * wide
     parameters = shard_bytes(trainer.abstract.params)
     return parameters * (1 + narrow / wide) + rows * tokens * (network.num_layers * kept + working)
 
