@@ -182,7 +182,7 @@ def lines(plan: Plan) -> list[str]:
     parts = [f"{name} {_gib(size)}" for name, size in plan.arguments.items()]
     exact = plan.compiled is not None and plan.compiled.fits
     temporaries = plan.compiled.temporaries if exact and plan.compiled else plan.temporary
-    said.append(f"             {', '.join(parts)}; temporary {_gib(temporaries)}")
+    said.append(f"             {', '.join(parts)}; temporary {_gib(temporaries)}{', not all at once' if exact else ''}")
     if plan.missing:
         said.append(f"             not compiled: {plan.missing}")
     if plan.hardware is not None and plan.work is not None:
