@@ -43,6 +43,7 @@ def final_state(directory: Path):
         return checkpoints.restore(STEPS, run.trainer.abstract)
 
 
+@pytest.mark.slow
 def test_ten_kills_change_nothing(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole).wait(300) == 0
