@@ -12,7 +12,7 @@ from jdiff.train.restore import open_run
 from tests import recipe
 
 pytestmark = pytest.mark.slow
-STEPS = 150
+STEPS = 100
 RUN = [
     "run-1", "jdiff", "train", recipe.__file__, "--sample-every", "1000", "--checkpoint-every", "10",
     "--mesh.fsdp", "2",

@@ -78,10 +78,11 @@ def test_ten_kills_change_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_eight_devices_give_the_loss_of_one(tmp_path):
-    """In float32 the sum over devices rounds differently: after 24 steps the losses agree to 1e-4."""
+    """As two copies of four parts. In float32 the sum over devices rounds differently: after 24 steps the losses agree
+    to 1e-4."""
     losses = {}
-    for count, mesh in ((1, []), (8, []), (8, ["--mesh.fsdp", "4"])):
-        directory = tmp_path / f"{count}{len(mesh)}"
+    for count, mesh in ((1, []), (8, ["--mesh.fsdp", "4"])):
+        directory = tmp_path / str(count)
         environment = os.environ | {
             "JAX_NUM_CPU_DEVICES": str(count),
             "PYTHONPATH": str(Path(recipe.__file__).parent.parent),
@@ -92,7 +93,6 @@ def test_eight_devices_give_the_loss_of_one(tmp_path):
         losses[directory.name] = [
             json.loads(line)["loss"] for line in (directory / "metrics.jsonl").read_text().splitlines()
         ]
-    assert len(losses["10"]) == 12
-    assert len({round(loss, 3) for loss in losses["10"]}) > 6  # the loss moves, so agreeing means something
-    np.testing.assert_allclose(losses["80"], losses["10"], rtol=1e-4)
-    np.testing.assert_allclose(losses["82"], losses["10"], rtol=1e-4)
+    assert len(losses["1"]) == 12
+    assert len({round(loss, 3) for loss in losses["1"]}) > 6  # the loss moves, so agreeing means something
+    np.testing.assert_allclose(losses["8"], losses["1"], rtol=1e-4)
