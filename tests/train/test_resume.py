@@ -18,7 +18,7 @@ from jdiff.train.restore import open_run
 from jdiff.train.snapshots import folder
 from tests import recipe
 
-STEPS = 1200
+STEPS = 800
 COMMAND = [
     sys.executable, "-c", "from jdiff.cli import main; main()",
     "train", recipe.__file__, "--steps", str(STEPS), "--checkpoint-every", "25", "--sample-every", "400",
