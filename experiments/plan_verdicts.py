@@ -61,10 +61,11 @@ def main() -> None:
         if words.networks and name not in words.networks:
             continue
         topology = parse(where)
+        tried = estimated(candidates(recipe(name), topology), topology, classes=0, economy=economy)
         for fsdp, remat, each in itertools.product(counts, REMATS, batches):
             (found,) = [
                 pair
-                for pair in estimated(candidates(recipe(name), topology), topology, classes=0, economy=economy)
+                for pair in tried
                 if (pair.plan.remat, pair.experiment.mesh.fsdp, pair.plan.batch) == (remat, fsdp, each * topology.size)
             ]
             guess = found.plan
