@@ -62,21 +62,12 @@ def test_sampled_moments_agree_with_the_exact_ones():
     assert sampled == pytest.approx(exact, abs=4 * 0.7 * np.sqrt(6 / 20000))
 
 
-def test_path_and_moment_errors_fall_with_their_orders():
-    """Of ancestral sampling on the ring, both first order; the standard error says how well the change is known."""
+def test_path_errors_fall_with_their_order():
+    """Of ancestral sampling on the ring, of strong order one."""
     process, target = VP(t_min=0.05), lab.target("ring8")
     grid = lambda n: lab.even_grid(process, n)
     strong = lab.path_errors(DDPM(), process, target, grid, (32, 64, 128), paths=128)
     assert lab.measured_order((32, 64, 128), strong).order == pytest.approx(1, abs=0.25)
-    weak = lab.moment_errors(DDPM(), process, target, grid, (8, 16), paths=512, resolution=0.1)
-    assert all(0 < error < change / 8 for change, error in weak)
-    assert np.log2(weak[0][0] / weak[1][0]) == pytest.approx(1, abs=0.4)
-    # Sixteen times as many paths: a quarter of the standard error.
-    few, many = (
-        lab.moment_errors(DDPM(), process, target, grid, (8, 16), paths=512, resolution=0, most=n) for n in (2, 32)
-    )
-    ratios = [many[i][1] / few[i][1] for i in range(2)]
-    np.testing.assert_allclose(ratios, 1 / 4, rtol=0.4)
 
 
 def test_certificates_say_what_is_documented_and_measured():

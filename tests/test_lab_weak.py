@@ -9,11 +9,13 @@ from jdiff import lab, oracles
 from jdiff.processes import VP
 from jdiff.samplers import (
     DDPM,
+    ERSDE,
     SEEDS,
     SOLVERS,
     DPMpp2MSDE,
     PredictorCorrector,
     Restart,
+    SASolver,
     integrate,
 )
 
@@ -66,6 +68,19 @@ def test_an_error_below_what_the_lattices_resolve_is_not_known():
     """Ancestral sampling of a single point is exact, so that all there is to see is the lattice."""
     point = oracles.gaussian(jnp.asarray([0.3, -0.2]), jnp.zeros((2, 2)))
     assert lab.weak_error(DDPM(), PROCESS, point, late(1)) is None
+
+
+@pytest.mark.parametrize("solver", [ERSDE(memory=2), pytest.param(SASolver(), marks=pytest.mark.slow)], ids=repr)
+def test_of_multistep_methods_they_are_those_of_the_exact_moments(solver):
+    """On a Gaussian, within what the estimate says of itself, which is not much."""
+    target, grid = lab.target("gaussian"), late(16)
+    ends = lab.gaussian_moments(solver)(PROCESS, target, grid)
+    truth = lab.marginal(PROCESS, grid[-1], target)
+    expected = observed(*map(np.asarray, ends)) - observed(*map(np.asarray, truth))
+    got, covariance = lab.multistep_weak_errors(solver, PROCESS, target, grid, 32)
+    spread = np.sqrt(np.diag(covariance))
+    np.testing.assert_array_less(np.abs(got - expected), 4 * spread)
+    assert (spread[2:] < np.abs(expected[2:]) / 4).all()
 
 
 def test_methods_are_told_apart_by_their_memory():

@@ -6,12 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jdiff.lab.defects import multistep_weak_error
 from jdiff.lab.measure import (
     end_errors,
     gaussian_moments,
     measured_order,
     moment_error,
-    moment_errors,
     path_errors,
 )
 from jdiff.lab.problems import exact_end, starts
@@ -19,6 +19,7 @@ from jdiff.lab.weak import memoryless, weak_error
 from jdiff.oracles import Distribution, Mixture
 from jdiff.processes import Process
 from jdiff.samplers import Solver, log_snr, uniform
+from jdiff.samplers.sde_multistep import StochasticMultistep
 from jdiff.typing import Array
 
 
@@ -39,10 +40,9 @@ def late_grid(process: Process, n: int) -> Array:
     return process.time(jnp.linspace(begin, end, n + 1)).at[-1].set(process.time_span[0])
 
 
-# Steps over which orders are measured, where the methods show them: by kind, and for sampled moments by order.
+# Steps over which orders are measured, where the methods show them.
 END, WEAK, STRONG = (128, 256, 512, 1024, 2048), (4096, 8192, 16384, 32768), (32, 64, 128, 256)
 LATE = (128, 192, 256)  # of `late_grid`: errors without noise show the order between grids close to each other
-SAMPLED = {1: (128, 256, 512), 2: (24, 48, 96, 192)}
 
 
 def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequence[float] | None = None) -> dict:
@@ -51,17 +51,18 @@ def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequenc
     return order._asdict() | {"steps": list(steps), "errors": list(errors)}
 
 
-def _resolved(steps: Sequence[int], changes: Sequence[tuple[float, float]]) -> dict[str, dict]:
-    """The weak order from the three finest grids whose change is known to a tenth; none if these are fewer."""
-    known = [(n, *change) for n, change in zip(steps, changes, strict=True) if change[1] < change[0] / 10][-3:]
-    return {"weak": _fit(*zip(*known, strict=True)) | {"by": "paths"}} if len(known) == 3 else {}
-
-
-def _on_lattices(solver: Solver, process: Process, target: Distribution) -> dict[str, dict]:
-    """The weak order from three errors on lattices; none if one of these is not known."""
-    errors = [weak_error(solver, process, target, late_grid(process, n)) for n in LATE]
-    known = [error for error in errors if error is not None]
-    return {"weak": _fit(LATE, known) | {"by": "lattices"}} if len(known) == len(LATE) else {}
+def _off_gaussians(solver: Solver, process: Process, target: Distribution) -> dict[str, dict]:
+    """The weak order from three errors; none if one of these is not known."""
+    grids = [late_grid(process, n) for n in LATE]
+    if isinstance(solver, StochasticMultistep) and not memoryless(solver):
+        measured = [found for grid in grids if (found := multistep_weak_error(solver, process, target, grid))]
+        fit = _fit(LATE, *zip(*measured, strict=True)) if len(measured) == len(LATE) else None
+    elif memoryless(solver):
+        errors = [error for grid in grids if (error := weak_error(solver, process, target, grid)) is not None]
+        fit = _fit(LATE, errors) if len(errors) == len(LATE) else None
+    else:
+        fit = None
+    return {"weak": fit} if fit else {}
 
 
 def _finest(steps: Sequence[int], errors: Sequence[float], floor: float) -> dict:
@@ -79,14 +80,11 @@ def certificate(
     target: Distribution,
     tell: Callable[[str], None] = lambda text: None,
     rtol: float = 1e-11,
-    most: int = 128,
 ) -> dict[str, Any]:
     """Documented and measured orders by kind: "end" for a method without noise, else "weak" and, if it has one,
-    "strong". A weak order is exact for a Gaussian target. For another, that of a one-step method is of `weak_error`
-    over `late_grid`; that of a multistep method, of differences of sampled moments, on the three finest grids where
-    these are known to a tenth. It is left out where three errors are not known, or where a multistep method's
-    noise belongs to no path; `most` is that of `moment_errors`. `rtol` is that of `exact_end`; errors of the end point
-    below thirty times that are left out."""
+    "strong". A weak order is exact for a Gaussian target. For another it is that of `weak_error`, or of
+    `multistep_weak_error` with the interval of its standard errors, over `late_grid`; it is left out where these do not
+    know three errors. `rtol` is that of `exact_end`; errors of the end point below thirty times that are left out."""
     grid = lambda n: even_grid(process, n)
     orders: dict[str, Any] = {}
     if not solver.stochastic:
@@ -104,11 +102,8 @@ def certificate(
         run, t_min = gaussian_moments(solver), process.time_span[0]
         errors = [moment_error(run(process, target, grid(n)), process, target, t_min) for n in WEAK]
         orders["weak"] = _fit(WEAK, errors)
-    elif memoryless(solver):
-        orders |= _on_lattices(solver, process, target)
-    elif solver.strong_order is not None:
-        steps = SAMPLED[solver.order]
-        orders |= _resolved(steps, moment_errors(solver, process, target, grid, steps, most=most))
+    else:
+        orders |= _off_gaussians(solver, process, target)
     if solver.strong_order is not None:
         tell(f"{name}: paths")
         orders["strong"] = _fit(STRONG, path_errors(solver, process, target, grid, STRONG))

@@ -4,7 +4,6 @@
 - `gaussian_moments`: mean and covariance at the end for a Gaussian target, exactly. Every solver is affine in its start
   and its noise there, so that the covariance is that of a linear map of standard normal numbers, read off unit vectors.
 - `path_errors`: of the end point given the Brownian path, against a fine grid on the same path (strong error).
-- `moment_errors`: of moments for any target, by differences of moments between grids on the same paths (weak error).
 
 Brownian paths are those of `samplers.noise`: increments in the clock of the signal-to-noise ratio.
 """
@@ -214,42 +213,6 @@ def path_errors(
     run = lambda n: _ends_on_paths(solver, process, target, fine, path, x, grid(n))
     reference = run(finest)
     return [float(jnp.linalg.norm(run(n) - reference, axis=1).mean()) for n in steps]
-
-
-def moment_errors(
-    solver: Solver,
-    process: Process,
-    target: Distribution,
-    grid: Callable[[int], Array],
-    steps: Sequence[int],
-    *,
-    paths: int = 2048,
-    resolution: float = 0.05,
-    most: int = 128,
-) -> list[tuple[float, float]]:
-    """What halving the steps of grid(n) changes in the mean, the second moments and E |x|^4, for each n of `steps`:
-    the norm of the change and its standard error. It falls as the weak error does. Steps must double, and grid be even
-    in log-SNR.
-
-    Batches of as many `paths` are drawn until each standard error is below `resolution` of its change, `most` batches
-    at the most."""
-    fine = grid(INNER * 2 * max(steps))
-    grids = [grid(n) for n in [*steps, 2 * max(steps)]]
-    total = squares = np.zeros((len(steps), 6))
-    for batch in range(1, most + 1):
-        start_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(3), batch))
-        x = marginal_draws(start_key, process, target, fine[0], paths)
-        path = _paths(path_key, process, fine, paths)
-        ends = [_ends_on_paths(solver, process, target, fine, path, x, one) for one in grids]
-        changes = -np.diff(np.stack([observables(end) for end in ends]), axis=0)
-        total, squares = total + changes.sum(axis=1), squares + (changes**2).sum(axis=1)
-        mean = total / (batch * paths)
-        variance = (squares / (batch * paths) - mean**2) / (batch * paths)
-        norm = np.linalg.norm(mean, axis=1)
-        error = np.linalg.norm(mean * np.sqrt(variance), axis=1) / norm
-        if (error < resolution * norm).all():
-            break
-    return list(zip(norm.tolist(), error.tolist(), strict=True))
 
 
 def sampled_moment_error(

@@ -1,0 +1,210 @@
+"""The weak error of multistep methods, nearly without sampling.
+
+Let v_k(x) be any functions of the state at row k of a solver's plan, with v_m = f at the end. Along the solver's own
+path x_0, ..., x_m
+
+    E f(x_m) = E v_0(x_0) + sum_k E [v_{k + 1}(x_{k + 1}) - v_k(x_k)],
+
+whatever v is. Here it is what f is worth under the trapezoidal rule for the same SDE, a method of weak order 2 without
+memory, kept on lattices as in `weak.py`: so that the first term is known without sampling, and each other one, a step's
+defect, is small. A defect is averaged over the noise of its own step and of those before that the method remembers:
+what is left differs little from path to path, and some thousand of them tell the error to a few percent.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff.lab.measure import marginal_draws, observables
+from jdiff.lab.weak import LATTICES, Lattices, increment_rule, interpolated, lattice_mean, lattices, square, worths
+from jdiff.oracles import Distribution
+from jdiff.processes import Process
+from jdiff.pytree import pytree
+from jdiff.samplers import Noise, Solver
+from jdiff.samplers.base import evaluate
+from jdiff.samplers.multistep import half_log_snr
+from jdiff.samplers.sde_multistep import StochasticMultistep, anchored, integrals, spread
+from jdiff.typing import Array, Denoiser
+
+PATHS = 512  # for each row
+STRIDE = 32  # rows from one whose defects are measured on some paths to the next: neighbours would tell the same
+
+
+class _Rule(NamedTuple):
+    """The plan of the trapezoidal rule, m steps."""
+
+    t: Array  # [m]: where the steps begin
+    s: Array  # [m]: where they end
+    keep: Array  # [m]: factors of x_t
+    first: Array  # [m]: factors of x0 at t, in the prediction
+    change: Array  # [m]: factors of what x0 at the predicted end is more than that
+    spread: Array  # [m]: standard deviations of the noise
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Trapezoid(Solver):
+    """The SDE of a multistep method by the line through x0 at a step's start and at its predicted end."""
+
+    of: StochasticMultistep
+
+    order = 2
+    stochastic = True
+    nfe_per_step = 2
+
+    def plan(self, process: Process, grid: Array) -> _Rule:
+        at, fade = half_log_snr(process, grid), self.of.log_fade(process, grid)
+        nodes = jnp.stack([at[:-1], at[1:]], axis=1)
+        keep, mix = anchored(process, grid, fade, integrals(process, grid, fade, nodes, jnp.isfinite(nodes)))
+        return _Rule(grid[:-1], grid[1:], keep, mix.sum(axis=1), mix[:, 1], spread(process, grid, fade))
+
+    def step(
+        self, denoise: Denoiser, process: Process, x: Array, carry: tuple, plan: _Rule, noise: Noise
+    ) -> tuple[Array, tuple]:
+        x, first = evaluate(denoise, process, x, plan.t)
+        x = plan.keep * x + plan.first * first.x0 + plan.spread * noise.between(plan.t, plan.s)
+        _, last = evaluate(denoise, process, x, plan.s)
+        return x + plan.change * (last.x0 - first.x0), carry
+
+
+def _past_rule(steps: int, dtype) -> tuple[Array, Array]:
+    """Values [q, steps, 2] of the noise of several steps, and weights [q], exact to degree five."""
+    d = 2 * steps
+    unit, signs = np.eye(d), [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    pairs = [a * unit[i] + b * unit[j] for i in range(d) for j in range(i) for a, b in signs]
+    nodes = np.concatenate([np.zeros((1, d)), *[sign * np.sqrt(d + 2) * unit for sign in (1, -1)]])
+    nodes = np.concatenate([nodes, np.sqrt((d + 2) / 2) * np.reshape(pairs, (-1, d))])
+    weights = [2 / (d + 2)] + 2 * d * [(4 - d) / (2 * (d + 2) ** 2)] + len(pairs) * [1 / (d + 2) ** 2]
+    return jnp.asarray(nodes.reshape(-1, steps, 2), dtype), jnp.asarray(weights, dtype)
+
+
+def lookback(solver: StochasticMultistep) -> int:
+    """Over how many steps' noise a defect is averaged: the oldest value that a step combines was computed at a state
+    which the noise of as many steps before it has moved."""
+    return 2 * (solver.memory - 1)
+
+
+class _Known(NamedTuple):
+    """What does not depend on the paths."""
+
+    error: Array  # [6]: the weak error without the defects of the rows from the lookback on
+    lattices: Lattices
+    worth: Array  # [m, points^2, 6]: v_k on the lattice of row k
+    means: Array  # [m, points^2, 6]: E v_{k + 1}(x + spread_k z) on the lattice of row k + 1
+
+
+def _step(solver: Solver, denoise: Denoiser, process: Process, x: Array, carry: Array, row, z: Array | float):
+    """One step with the noise z."""
+    drawn = lambda t, s, part=0: jnp.broadcast_to(jnp.asarray(z, x.dtype), x.shape)
+
+    def fresh(part: int = 0) -> Array:
+        raise ValueError("a multistep method takes its noise from the path alone")
+
+    return solver.step(denoise, process, x, carry, row, Noise(between=drawn, fresh=fresh))
+
+
+def _defect(
+    solver: Solver, denoise: Denoiser, process: Process, plan, known: _Known, x: Array, carry: Array, row: Array, n: int
+) -> Array:
+    """E [v_{k + 1}(x_{k + 1}) - v_k(x_k)] [B, 6], k = row + n, given the state x [B, 2] and the carry at `row`."""
+    of_row = lambda k: jax.tree.map(lambda leaf: leaf[k], plan)
+
+    def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
+        (z, weight), y, past = node, x, carry
+        for number in range(n):
+            y, past = _step(solver, denoise, process, y, past, of_row(row + number), z[number])
+        end, _ = _step(solver, denoise, process, y, past, of_row(row + n), 0.0)
+        after = interpolated(known.means[row + n], known.lattices.of(row + n + 1), end)
+        return total + weight * (after - interpolated(known.worth[row + n], known.lattices.of(row + n), y)), None
+
+    rule = _past_rule(n, x.dtype) if n else (jnp.zeros((1, 0, 2), x.dtype), jnp.ones(1, x.dtype))
+    return jax.lax.scan(add, jnp.zeros((len(x), 6), x.dtype), rule)[0]
+
+
+@partial(jax.jit, static_argnames="points")
+def _known(solver: StochasticMultistep, process: Process, target: Distribution, grid: Array, points: int) -> _Known:
+    rule, denoise, plan = _Trapezoid(of=solver), target.denoiser(process), solver.plan(process, grid)
+    places = lattices(rule, process, target, grid)
+    worth = worths(rule, process, target, grid, places, points)
+    last = len(grid) - 2
+
+    def mean_after(row: Array) -> Array:
+        after, x = places.of(row + 1), square(*places.of(row + 1), points)
+
+        def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
+            end = x + plan.spread[row] * node[0]
+            value = lambda end: interpolated(worth[jnp.minimum(row + 1, last)], after, end)
+            return total + node[1] * jax.lax.cond(row < last, value, observables, end), None
+
+        return jax.lax.scan(add, jnp.zeros_like(worth[0]), increment_rule(x.dtype))[0]
+
+    means = jax.lax.map(mean_after, jnp.arange(len(grid) - 1))
+    known = _Known(jnp.zeros(6, grid.dtype), places, worth, means)
+    x = square(*places.of(0), points)
+    carry, begin = solver.init(x), worth[0]
+    for number in range(lookback(solver)):
+        begin = begin + _defect(solver, denoise, process, plan, known, x, carry, jnp.asarray(0), number)
+    end = lattice_mean(target, process, grid[-1], places.of(-1), observables(square(*places.of(-1), points)))
+    return known._replace(error=lattice_mean(target, process, grid[0], places.of(0), begin) - end)
+
+
+@jax.jit
+def _defects(
+    key: Array,
+    solver: StochasticMultistep,
+    process: Process,
+    target: Distribution,
+    grid: Array,
+    known: _Known,
+    offset: Array,
+) -> Array:
+    """The sums of the other defects along paths [PATHS, 6], of every `STRIDE`-th row from `offset` on."""
+    start, noise = jax.random.split(key)
+    denoise, plan = target.denoiser(process), solver.plan(process, grid)
+    x = marginal_draws(start, process, target, grid[0], PATHS)
+    carry = solver.init(x)
+    n, last = lookback(solver), len(grid) - 2
+
+    def forth(state: tuple[Array, Array], row: Array) -> tuple[tuple[Array, Array], Array]:
+        z = jax.random.normal(jax.random.fold_in(noise, row), x.shape, x.dtype)
+        defect = lambda row: _defect(solver, denoise, process, plan, known, *state, row, n)
+        nothing = lambda row: jnp.zeros((PATHS, 6), x.dtype)
+        found = jax.lax.cond((row + n <= last) & (row % STRIDE == offset), defect, nothing, row)
+        return _step(solver, denoise, process, *state, jax.tree.map(lambda leaf: leaf[row], plan), z), found
+
+    _, found = jax.lax.scan(forth, (x, carry), jnp.arange(last + 1))
+    return found.sum(axis=0)
+
+
+def multistep_weak_errors(
+    solver: StochasticMultistep, process: Process, target: Distribution, grid: Array, points: int
+) -> tuple[Array, Array]:
+    """Errors [6] of the mean, the second moments and E |x|^4 at the grid's end, from the true law at its start, and
+    the covariance [6, 6] of their estimate. The lattices have `points` along each side."""
+    target = jax.tree.map(lambda leaf: jnp.asarray(leaf, grid.dtype), target)
+    known = _known(solver, process, target, grid, points)
+    errors, covariance = known.error, jnp.zeros((6, 6), grid.dtype)
+    for offset in range(STRIDE):
+        key = jax.random.fold_in(jax.random.key(6), offset)
+        sums = _defects(key, solver, process, target, grid, known, jnp.asarray(offset))
+        errors, covariance = errors + sums.mean(axis=0), covariance + jnp.cov(sums.T) / PATHS
+    return errors, covariance
+
+
+def multistep_weak_error(
+    solver: StochasticMultistep, process: Process, target: Distribution, grid: Array
+) -> tuple[float, float] | None:
+    """The norm of `multistep_weak_errors` and its standard error, on the finest lattices; None if it differs from that
+    on the next coarser ones, with the same paths, by more than a tenth of it, or is not known to a tenth."""
+    coarse, fine = LATTICES[-2:]
+    before, _ = multistep_weak_errors(solver, process, target, grid, coarse)
+    errors, covariance = multistep_weak_errors(solver, process, target, grid, fine)
+    norm = float(jnp.linalg.norm(errors))
+    standard_error = float(jnp.sqrt(errors @ covariance @ errors)) / norm
+    if max(float(jnp.linalg.norm(errors - before)), standard_error) > norm / 10:
+        return None
+    return norm, standard_error
