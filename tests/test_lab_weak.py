@@ -70,7 +70,8 @@ def test_an_error_below_what_the_lattices_resolve_is_not_known():
     assert lab.weak_error(DDPM(), PROCESS, point, late(1)) is None
 
 
-@pytest.mark.parametrize("solver", [ERSDE(memory=2), pytest.param(SASolver(), marks=pytest.mark.slow)], ids=repr)
+@pytest.mark.slow  # many paths
+@pytest.mark.parametrize("solver", [ERSDE(memory=2), SASolver()], ids=repr)
 def test_of_multistep_methods_they_are_those_of_the_exact_moments(solver):
     """On a Gaussian, within what the estimate says of itself, which is not much."""
     target, grid = lab.target("gaussian"), late(16)

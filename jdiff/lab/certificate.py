@@ -51,11 +51,12 @@ def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequenc
     return order._asdict() | {"steps": list(steps), "errors": list(errors)}
 
 
-def _off_gaussians(solver: Solver, process: Process, target: Distribution) -> dict[str, dict]:
+def _off_gaussians(solver: Solver, process: Process, target: Distribution, most: int) -> dict[str, dict]:
     """The weak order from three errors; none if one of these is not known."""
     grids = [late_grid(process, n) for n in LATE]
     if isinstance(solver, StochasticMultistep) and not memoryless(solver):
-        measured = [found for grid in grids if (found := multistep_weak_error(solver, process, target, grid))]
+        found = [multistep_weak_error(solver, process, target, grid, most=most) for grid in grids]
+        measured = [pair for pair in found if pair is not None]
         fit = _fit(LATE, *zip(*measured, strict=True)) if len(measured) == len(LATE) else None
     elif memoryless(solver):
         errors = [error for grid in grids if (error := weak_error(solver, process, target, grid)) is not None]
@@ -80,11 +81,13 @@ def certificate(
     target: Distribution,
     tell: Callable[[str], None] = lambda text: None,
     rtol: float = 1e-11,
+    most: int = 2,
 ) -> dict[str, Any]:
     """Documented and measured orders by kind: "end" for a method without noise, else "weak" and, if it has one,
     "strong". A weak order is exact for a Gaussian target. For another it is that of `weak_error`, or of
     `multistep_weak_error` with the interval of its standard errors, over `late_grid`; it is left out where these do not
-    know three errors. `rtol` is that of `exact_end`; errors of the end point below thirty times that are left out."""
+    know three errors, with `most` batches. `rtol` is that of `exact_end`; errors of the end point below thirty times
+    that are left out."""
     grid = lambda n: even_grid(process, n)
     orders: dict[str, Any] = {}
     if not solver.stochastic:
@@ -103,7 +106,7 @@ def certificate(
         errors = [moment_error(run(process, target, grid(n)), process, target, t_min) for n in WEAK]
         orders["weak"] = _fit(WEAK, errors)
     else:
-        orders |= _off_gaussians(solver, process, target)
+        orders |= _off_gaussians(solver, process, target, most)
     if solver.strong_order is not None:
         tell(f"{name}: paths")
         orders["strong"] = _fit(STRONG, path_errors(solver, process, target, grid, STRONG))

@@ -30,7 +30,7 @@ from jdiff.samplers.multistep import half_log_snr
 from jdiff.samplers.sde_multistep import StochasticMultistep, anchored, integrals, spread
 from jdiff.typing import Array, Denoiser
 
-PATHS = 512  # for each row
+PATHS = 512  # a batch, for each row
 STRIDE = 32  # rows from one whose defects are measured on some paths to the next: neighbours would tell the same
 
 
@@ -181,7 +181,7 @@ def _defects(
 
 
 def multistep_weak_errors(
-    solver: StochasticMultistep, process: Process, target: Distribution, grid: Array, points: int
+    solver: StochasticMultistep, process: Process, target: Distribution, grid: Array, points: int, batches: int = 1
 ) -> tuple[Array, Array]:
     """Errors [6] of the mean, the second moments and E |x|^4 at the grid's end, from the true law at its start, and
     the covariance [6, 6] of their estimate. The lattices have `points` along each side."""
@@ -189,22 +189,36 @@ def multistep_weak_errors(
     known = _known(solver, process, target, grid, points)
     errors, covariance = known.error, jnp.zeros((6, 6), grid.dtype)
     for offset in range(STRIDE):
-        key = jax.random.fold_in(jax.random.key(6), offset)
-        sums = _defects(key, solver, process, target, grid, known, jnp.asarray(offset))
-        errors, covariance = errors + sums.mean(axis=0), covariance + jnp.cov(sums.T) / PATHS
+        keys = [jax.random.fold_in(jax.random.key(6), batch * STRIDE + offset) for batch in range(batches)]
+        drawn = [_defects(key, solver, process, target, grid, known, jnp.asarray(offset)) for key in keys]
+        sums = jnp.concatenate(drawn)
+        errors, covariance = errors + sums.mean(axis=0), covariance + jnp.cov(sums.T) / len(sums)
     return errors, covariance
 
 
 def multistep_weak_error(
-    solver: StochasticMultistep, process: Process, target: Distribution, grid: Array
+    solver: StochasticMultistep,
+    process: Process,
+    target: Distribution,
+    grid: Array,
+    *,
+    resolution: float = 0.04,
+    most: int = 2,
 ) -> tuple[float, float] | None:
-    """The norm of `multistep_weak_errors` and its standard error, on the finest lattices; None if it differs from that
-    on the next coarser ones, with the same paths, by more than a tenth of it, or is not known to a tenth."""
+    """The norm of `multistep_weak_errors` and its standard error, on the finest lattices, with the batches of paths
+    that bring this to `resolution` of it, or `most`; None if one batch on the next coarser lattices differs by more
+    than a tenth, or if the error is not known to a tenth."""
+
+    def found(points: int, batches: int) -> tuple[Array, float, float]:
+        errors, covariance = multistep_weak_errors(solver, process, target, grid, points, batches)
+        norm = float(jnp.linalg.norm(errors))
+        return errors, norm, float(jnp.sqrt(errors @ covariance @ errors)) / norm
+
     coarse, fine = LATTICES[-2:]
-    before, _ = multistep_weak_errors(solver, process, target, grid, coarse)
-    errors, covariance = multistep_weak_errors(solver, process, target, grid, fine)
-    norm = float(jnp.linalg.norm(errors))
-    standard_error = float(jnp.sqrt(errors @ covariance @ errors)) / norm
-    if max(float(jnp.linalg.norm(errors - before)), standard_error) > norm / 10:
+    before, _, _ = found(coarse, 1)
+    errors, norm, scatter = found(fine, 1)
+    if float(jnp.linalg.norm(errors - before)) > norm / 10:
         return None
-    return norm, standard_error
+    if (batches := min(most, int(np.ceil((scatter / norm / resolution) ** 2)))) > 1:
+        _, norm, scatter = found(fine, batches)
+    return (norm, scatter) if scatter < norm / 10 else None
