@@ -140,17 +140,15 @@ def fitting(name, process_name):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", DISTINCT)
 def test_moments(name):
-    """Of two processes, each through one parameterization, in turn; all of them in the next test."""
+    """Of one process through one parameterization, in turn; of all of them in the next test."""
     place = list(DISTINCT).index(name)
-    for turn in range(2):
-        process_name = list(PROCESSES)[(place + 5 * turn) % len(PROCESSES)]
-        if not (others := fitting(name, process_name)):
-            continue
-        one = others[(place + turn) % len(others)]
-        said = {one: PARAMETERIZATIONS[one]}
-        exact = lambda process, target, number, said=said: through(target, process, said, 0)
-        run = functools.partial(gaussian_moments(SOLVERS[name], exact), PROCESSES[process_name], anisotropic())
-        check_moments(name, run, process_name, one)
+    fit = [(process, others) for process in PROCESSES if (others := fitting(name, process))]
+    process_name, others = fit[place % len(fit)]
+    one = others[place % len(others)]
+    said = {one: PARAMETERIZATIONS[one]}
+    exact = lambda process, target, number: through(target, process, said, 0)
+    run = functools.partial(gaussian_moments(SOLVERS[name], exact), PROCESSES[process_name], anisotropic())
+    check_moments(name, run, process_name, one)
 
 
 @pytest.mark.slow
