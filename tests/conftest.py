@@ -18,7 +18,8 @@ LEAST = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", float(LEAST))
 jax.config.update("jax_num_cpu_devices", 8)
-# What the tests compute is small, and compiling it is what takes time. Processes that tests start optimize as ever.
+# What the tests compute is small, and compiling it is what takes time; here and in the processes that tests start.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
 

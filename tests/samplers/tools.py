@@ -91,11 +91,11 @@ def moments_at_the_end(solver, denoiser=exact_denoiser):
 
 
 def _one_of(name):
+    @jax.jit  # traced once for all solvers
     def method(self, t):
-        t = jnp.asarray(t)
         return jax.lax.switch(self.number, [getattr(process, name) for process in self.processes], t)
 
-    return method
+    return lambda self, t: method(self, jnp.asarray(t))
 
 
 @pytree
@@ -116,16 +116,28 @@ class OneOf(Process):
 
 
 class AtOneTime(Process):
-    """What a process is at a time t [B], read once: read at every use, it would be most of a compiled program."""
+    """What a process is at a time t [B], read once: read at every use, it would be most of a compiled program.
+
+    At other times [n, B], each the same for the whole batch, it is the process.
+    """
 
     def __init__(self, process, t):
+        self.process = process
         names = ("alpha", "sigma", "alpha_slope", "sigma_slope")
         self.values = {name: jnp.broadcast_to(getattr(process, name)(t[0]), t.shape) for name in names}
 
-    alpha, sigma, alpha_slope, sigma_slope = (
-        lambda self, t, name=name: self.values[name] for name in ("alpha", "sigma", "alpha_slope", "sigma_slope")
-    )
-    time_span = time = log_snr = None  # type: ignore[assignment]
+    @property
+    def time_span(self):
+        return self.process.time_span
+
+    def alpha(self, t):
+        return self.values["alpha"] if t.ndim == 1 else self.process.alpha(t[:, :1])
+
+    def sigma(self, t):
+        return self.values["sigma"] if t.ndim == 1 else self.process.sigma(t[:, :1])
+
+    alpha_slope, sigma_slope = (lambda self, t, name=name: self.values[name] for name in ("alpha_slope", "sigma_slope"))
+    time = log_snr = None  # type: ignore[assignment]
 
 
 def through(target, process, parameterizations, number):
@@ -137,9 +149,7 @@ def through(target, process, parameterizations, number):
         exact = target.predict(now, x, t)
 
         def branch(name, parameterization):
-            # The velocity is of the path through two other times.
-            raw = lambda: raw_output(name, process if name == "velocity" else now, exact.x0, exact.eps, t)
-            return lambda: parameterization.prediction(now, raw(), x, t)
+            return lambda: parameterization.prediction(now, raw_output(name, now, exact.x0, exact.eps, t), x, t)
 
         return jax.lax.switch(number, [branch(*item) for item in parameterizations.items()])
 

@@ -34,8 +34,7 @@ def start(directory: Path, shape: tuple[int, int], *words: str) -> list[subproce
     surroundings = os.environ | {
         "PYTHONPATH": str(Path(recipe.__file__).parent.parent),
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }  # fmt: skip
+    }
     if count > 1:
         surroundings |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     notes = str(directory.with_suffix(".notes"))
