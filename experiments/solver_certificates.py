@@ -135,8 +135,8 @@ def table(rows: list[dict]) -> str:
             lines.append(f"| {row['solver']} | {' | '.join(cells)} | {row['errors'][-1]['float32']:.2e} |")
     lines += ["", "In brackets: the evaluations that were made, where a step does not divide the budget."]
     others = ", ".join(f"{name} is {of}" for name, of in OTHER_NAMES.items())
-    lines += ["A weak order on the ring is missing where three errors were not known to a tenth, of multistep methods with"]
-    lines += [f"{MOST} batches of 16,384 paths, each of which tells of one row in 32. Other names: {others}."]
+    lines += ["A weak order on the ring is missing where three errors were not known to a tenth: of multistep methods,"]
+    lines += [f"with {MOST} batches of 16,384 paths, each of which tells of one row in 32. Other names: {others}."]
     return "\n".join(lines) + "\n"
 
 
