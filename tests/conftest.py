@@ -24,7 +24,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Tracing makes many objects and little garbage: looking for it every 700 objects, the default, takes 7 % of the time.
+# Tracing makes many objects and little garbage: looking for it every 700 objects, the default, is mostly in vain.
 gc.set_threshold(100_000)
 
 # Modules whose tests take longest, the longest first: one that begins last leaves all other workers idle.
