@@ -1,6 +1,5 @@
 """Eight fake devices and a compilation cache for the whole suite; float64 with strict promotion for the maths."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -23,9 +22,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
-
-# Tracing makes many objects and little garbage: looking for it every 700 objects, the default, is mostly in vain.
-gc.set_threshold(100_000)
 
 # Modules whose tests take longest, the longest first: one that begins last leaves all other workers idle.
 LONGEST = (

@@ -33,7 +33,7 @@ MAY = {
     "samplers": {"typing", "rng", "pytree", "processes", "prediction"},
     "likelihood": {"typing", "rng", "pytree", "processes", "prediction"},
     "oracles": {"typing", "pytree", "processes", "prediction"},
-    "lab": {"typing", "rng", "processes", "prediction", "samplers", "oracles"},
+    "lab": {"typing", "pytree", "rng", "processes", "prediction", "samplers", "oracles"},
     "models": {"typing"},
     "text": {"typing"},
     "data": {"typing", "rng"},
