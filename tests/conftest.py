@@ -23,18 +23,6 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Modules whose tests take longest, the longest first: one that begins last leaves all other workers idle.
-LONGEST = (
-    "tpu_setup/test_pod.py", "train/test_hosts.py", "train/test_resume.py", "cli/test_latents.py",
-    "train/test_regularized.py", "cli/test_finetune.py", "train/test_ema.py", "train/test_faults.py",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items):
-    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
-
-
 @pytest.fixture
 def x64():
     """float64, and no promotion that the code did not ask for."""
