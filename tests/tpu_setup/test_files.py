@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ def test_slurm_passes_the_words_on_and_saves_when_told_to_leave(cloud):
     job = subprocess.Popen([SCRIPTS / "slurm.sbatch", *words], env=surroundings, stdout=subprocess.PIPE, text=True)
     while not (cloud.folder / "words").exists() or not (cloud.folder / "words").read_text():
         assert job.poll() is None
+    time.sleep(1)  # bash hears a signal that comes just before its `wait` only when that ends
     job.send_signal(10)  # SIGUSR1, by which Slurm warns
     assert job.wait(30) == 0
     assert (cloud.folder / "words").read_text().split("\0")[1:-1] == words
