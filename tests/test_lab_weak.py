@@ -73,7 +73,7 @@ def test_an_error_below_what_the_lattices_resolve_is_not_known():
 @pytest.mark.slow  # many paths
 @pytest.mark.parametrize("solver", [ERSDE(memory=2), SASolver()], ids=repr)
 def test_of_multistep_methods_they_are_those_of_the_exact_moments(solver):
-    """On a Gaussian, within what the estimate says of itself, which is not much."""
+    """On a Gaussian, within what the estimate says of itself: at most a tenth."""
     target, grid = lab.target("gaussian"), late(16)
     ends = lab.gaussian_moments(solver)(PROCESS, target, grid)
     truth = lab.marginal(PROCESS, grid[-1], target)
@@ -81,7 +81,7 @@ def test_of_multistep_methods_they_are_those_of_the_exact_moments(solver):
     got, covariance = lab.multistep_weak_errors(solver, PROCESS, target, grid, 32)
     spread = np.sqrt(np.diag(covariance))
     np.testing.assert_array_less(np.abs(got - expected), 4 * spread)
-    assert (spread[2:] < np.abs(expected[2:]) / 4).all()
+    assert (spread[2:] < np.abs(expected[2:]) / 10).all()
 
 
 def test_methods_are_told_apart_by_their_memory():

@@ -54,15 +54,15 @@ def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequenc
 def _off_gaussians(solver: Solver, process: Process, target: Distribution, most: int) -> dict[str, dict]:
     """The weak order from three errors; none if one of these is not known."""
     grids = [late_grid(process, n) for n in LATE]
-    if isinstance(solver, StochasticMultistep) and not memoryless(solver):
+    if memoryless(solver):
+        errors = [error for grid in grids if (error := weak_error(solver, process, target, grid)) is not None]
+        fit = _fit(LATE, errors) if len(errors) == len(LATE) else None
+    elif isinstance(solver, StochasticMultistep):
         found = [multistep_weak_error(solver, process, target, grid, most=most) for grid in grids]
         measured = [pair for pair in found if pair is not None]
         fit = _fit(LATE, *zip(*measured, strict=True)) if len(measured) == len(LATE) else None
-    elif memoryless(solver):
-        errors = [error for grid in grids if (error := weak_error(solver, process, target, grid)) is not None]
-        fit = _fit(LATE, errors) if len(errors) == len(LATE) else None
     else:
-        fit = None
+        raise TypeError(f"the weak error of a method with memory is known for a StochasticMultistep, got {solver}")
     return {"weak": fit} if fit else {}
 
 

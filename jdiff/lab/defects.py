@@ -31,7 +31,7 @@ from jdiff.samplers.sde_multistep import StochasticMultistep, anchored, integral
 from jdiff.typing import Array, Denoiser
 
 PATHS = 512  # a batch, for each row
-STRIDE = 32  # rows from one whose defects are measured on some paths to the next: neighbours would tell the same
+STRIDE = 32  # rows from one whose defects are measured on some paths to the next: more paths for the same work
 
 
 class _Rule(NamedTuple):
