@@ -4,20 +4,23 @@
     python experiments/benchmarks/networks_vs_torch.py [--json] [--no-compile] [unet] [dit]
 
 A text-conditional U-Net and a DiT from diffusers, saved and loaded here; float32, two threads on a CPU, batch 4, our
-equal blocks written out as theirs are. Ours and PyTorch's, eager and by torch.compile, are timed in turn, round after
-round; what is printed is the median over rounds of PyTorch's time over ours within a round: above 1 we are faster. The
-limit on a CPU is a training step no slower than eager PyTorch's and sampling 1.2 times as fast. Run it on an idle
-machine; with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment both get their memory in large pages.
+equal blocks written out as theirs are. Ours and PyTorch's, eager and by torch.compile, are processes of their own and
+timed in turn, round after round; what is printed is the median over nine rounds of PyTorch's time over ours within a
+round, and between what the rounds lie but for the first and the last: above 1 we are faster. The limit on a CPU is a
+training step no slower than eager PyTorch's and sampling 1.2 times as fast. Run it on an idle machine; with
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment both get their memory in large pages.
 """
 # pyright: reportMissingImports=false
 # PyTorch and diffusers are in an extra of their own.
 
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from jdiff.models import Compute
 from jdiff.prediction import predictor
 from jdiff.samplers import integrate
 
-BATCH, SIZE, CHANNELS, STEPS, ROUNDS, THREADS = 4, 32, 4, 20, 5, 2
+BATCH, SIZE, CHANNELS, STEPS, ROUNDS, THREADS = 4, 32, 4, 20, 9, 2
 TEXT = (16, 128)
 UNET = {
     "sample_size": SIZE,
@@ -133,57 +136,74 @@ def theirs(name: str, model: Any, compiled: bool) -> dict:
     return {"forward": forward, "train step": train, "sampling": draw}
 
 
-def seconds(run) -> float:
-    """Of one call, after another one: for a while, threads of the library that ran before it wait at full speed."""
-    run()
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def serve(pipe: Connection, name: str, side: str, folder: str) -> None:
+    """A process of one side: it builds what is timed, and then answers each name of it with the seconds of one call
+    after an untimed one, or with why there are none."""
+    torch.set_num_threads(THREADS)
+    PEERS.utils.logging.set_verbosity_error()
+    runs = ours(name, folder) if side == "ours" else theirs(name, made(name), side == "compiled")
+    while what := pipe.recv():
+        try:
+            runs[what]()
+            start = time.perf_counter()
+            runs[what]()
+            pipe.send(time.perf_counter() - start)
+        except Exception as error:  # torch.compile needs a C++ compiler, and not every machine has one
+            if side != "compiled":
+                raise
+            pipe.send(str(error).splitlines()[0])
 
 
 def measure(name: str, compiled: bool) -> dict:
-    """Milliseconds of ours, and PyTorch's times over ours."""
+    """Milliseconds of ours, and PyTorch's times over ours, each side in a process that sleeps while another is timed:
+    threads of PyTorch wait at full speed for a while, and would take the processors from ours."""
     model = made(name)
+    results: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+    new = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        sides = {"ours": ours(name, folder), "eager": theirs(name, model, compiled=False)}
-    if compiled:
-        sides["compiled"] = theirs(name, model, compiled=True)
-    results: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
-    for what in ("forward", "train step", "sampling"):
-        usable = {}
-        for side, runs in sides.items():
-            try:
-                runs[what]()
-                runs[what]()
-                usable[side] = runs[what]
-            except Exception as error:  # torch.compile needs a C++ compiler, and not every machine has one
-                if side != "compiled":
-                    raise
-                results["compile error"] = str(error).splitlines()[0]
-        rounds = [{side: seconds(run) for side, run in usable.items()} for _ in range(ROUNDS)]
-        results[what] = {"ours_ms": 1e3 * statistics.median(times["ours"] for times in rounds)} | {
-            side: statistics.median(times[side] / times["ours"] for times in rounds)
-            for side in usable
-            if side != "ours"
-        }
+        sides = {}
+        for side in ("ours", "eager", "compiled") if compiled else ("ours", "eager"):
+            sides[side], end = new.Pipe()
+            new.Process(target=serve, args=(end, name, side, folder), daemon=True).start()
+            end.close()
+
+        def ask(side: str, what: str) -> Any:
+            sides[side].send(what)
+            return sides[side].recv()
+
+        for what in ("forward", "train step", "sampling"):
+            usable = []
+            for side in sides:
+                if isinstance(first := ask(side, what), str):
+                    results["compile error"] = first
+                else:
+                    usable.append(side)
+            rounds = [{side: ask(side, what) for side in usable} for _ in range(ROUNDS)]
+            ratios = {
+                side: sorted(times[side] / times["ours"] for times in rounds) for side in usable if side != "ours"
+            }
+            results[what] = {"ours_ms": 1e3 * statistics.median(times["ours"] for times in rounds)} | ratios
+            said = [
+                f"{side} {statistics.median(all_):.2f} ({all_[1]:.2f} to {all_[-2]:.2f})"
+                for side, all_ in ratios.items()
+            ]
+            print(
+                f"{name} {what:<12} ours {results[what]['ours_ms']:7.1f} ms   PyTorch over ours:",
+                *said,
+                file=sys.stderr,
+            )
+        for pipe in sides.values():
+            pipe.send("")
     return results
 
 
 def main(words: list[str]) -> None:
-    torch.set_num_threads(THREADS)
     PEERS.utils.logging.set_verbosity_error()
     names = [word for word in words if not word.startswith("-")] or ["unet", "dit"]
     results = {name: measure(name, "--no-compile" not in words) for name in names}
     if "--json" in words:
         print(json.dumps(results))
-        return
-    for name, found in results.items():
-        print(f"{name}, {found['parameters']:,} parameters {found.get('compile error', '')}")
-        for what in ("forward", "train step", "sampling"):
-            row = found[what]
-            ratios = "  ".join(f"{side} {row[side]:.2f}" for side in ("eager", "compiled") if side in row)
-            print(f"  {what:<12} ours {row['ours_ms']:7.1f} ms   PyTorch over ours: {ratios}")
 
 
 if __name__ == "__main__":

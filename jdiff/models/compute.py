@@ -104,7 +104,9 @@ class Stack(nnx.Module):
         if self.compute.scan:
             return jax.lax.scan(block, x, state)
         seen = []
-        for i in range(jax.tree.leaves(state)[0].shape[0]):
-            x, before = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+        depth = jax.tree.leaves(state)[0].shape[0]
+        parts = jax.tree.map(lambda leaf: jax.lax.split(leaf, [1] * depth), state)
+        for i in range(depth):
+            x, before = block(x, jax.tree.map(lambda leaf, part, i=i: part[i][0], state, parts))
             seen.append(before)
         return x, jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen)

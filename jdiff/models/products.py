@@ -19,7 +19,10 @@ class Linear(nnx.Linear):
     """Flax's, x [B, ..., in] -> [B, ..., out], split along B."""
 
     def __call__(self, inputs: Array) -> Array:
-        return ambient.in_place(super().__call__(inputs))
+        if ambient.size("context") > 1:
+            return ambient.in_place(super().__call__(inputs))
+        rows = super().__call__(inputs.reshape(-1, self.in_features))
+        return ambient.in_place(rows.reshape(*inputs.shape[:-1], self.out_features))
 
 
 class Conv(nnx.Conv):
