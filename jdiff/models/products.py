@@ -23,7 +23,8 @@ from jdiff.typing import Array
 
 def by_rows(product: Callable[[Array], Array], x: Array) -> Array:
     """A product [N, in] -> [N, out] of all the rows of x [B, ..., in]."""
-    return product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+    rows = product(x.reshape(-1, x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
 class Linear(nnx.Linear):
