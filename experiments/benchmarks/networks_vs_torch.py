@@ -177,6 +177,7 @@ def measure(name: str, compiled: bool) -> dict:
             for side in sides:
                 if isinstance(first := ask(side, what), str):
                     results["compile error"] = first
+                    print(f"{name} {what}: {side} does not work: {first}", file=sys.stderr)
                 else:
                     usable.append(side)
             rounds = [{side: ask(side, what) for side in usable} for _ in range(ROUNDS)]
