@@ -19,7 +19,7 @@ from jdiff.train.optimizer import Optimizer
 experiment = Experiment(
     name="pod_dit_xl2",
     data=Latents(folder="encoded", pipeline="autoencoder", size=32, channels=4),
-    network=DiT(compute=Compute(dtype="bfloat16", remat="full")),
+    network=DiT(compute=Compute(dtype="bfloat16", remat="dots")),
     process=RectifiedFlow(),
     parameterization=Velocity(),
     loss=VelocityLoss(),

@@ -24,7 +24,7 @@ experiment = Experiment(
         num_attention_heads=24,
         caption_projection_dim=1536,
         pos_embed_max_size=192,
-        compute=Compute(dtype="bfloat16", remat="full"),
+        compute=Compute(dtype="bfloat16", remat="dots"),
     ),
     process=RectifiedFlow(),
     parameterization=Velocity(),

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.models import ambient
+from jdiff.models.fused import fits, fused_attend
 from jdiff.models.ring import ring_attend
 from jdiff.typing import Array
 
@@ -30,7 +31,9 @@ from jdiff.typing import Array
 def attend(q: Array, k: Array, v: Array) -> Array:
     """[B, N, heads, d], [B, M, heads, d] twice -> [B, N, heads, d]: of all tokens to all; in a ring where the ambient
     mesh has an axis `context`, else by the platform's kernel."""
-    return ring_attend(q, k, v) if ambient.size("context") > 1 else _attend(q, k, v)
+    if ambient.size("context") > 1:
+        return ring_attend(q, k, v)
+    return fused_attend(q, k, v) if fits(q, k) else _attend(q, k, v)
 
 
 def attend_pixels(q: Array, k: Array, v: Array) -> Array:

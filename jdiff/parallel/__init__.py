@@ -12,7 +12,17 @@ The global batch is the same arithmetic on any mesh. Networks see the mesh as JA
 """
 
 from jdiff.parallel.hosts import join, own_output, wait_for_all
-from jdiff.parallel.mesh import AXES, BATCH, Mesh, batch_sharding, check_batch, host_share, put_batch, replicated
+from jdiff.parallel.mesh import (
+    AXES,
+    BATCH,
+    Mesh,
+    batch_sharding,
+    check_batch,
+    compiler_options,
+    host_share,
+    put_batch,
+    replicated,
+)
 from jdiff.parallel.pmap import mapped
 from jdiff.parallel.rules import Row, report, state_sharding, summary
 from jdiff.parallel.virtual import check_virtual, on_virtual_shards
@@ -25,6 +35,7 @@ __all__ = [
     "batch_sharding",
     "check_batch",
     "check_virtual",
+    "compiler_options",
     "host_share",
     "join",
     "mapped",

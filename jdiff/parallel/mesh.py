@@ -14,6 +14,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 AXES = ("pipeline", "data", "fsdp", "context", "tensor")
 BATCH = ("data", "fsdp")
 """The axes that split the batch; along the others it is the same."""
+_OVERLAP = {
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,3 +135,9 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
     """A host's part of a batch as global arrays split over the mesh."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch)
+
+
+def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, str] | None:
+    """What XLA is asked for beside its defaults on the mesh's platform: on TPUs, that products go on while parameters
+    are gathered; None elsewhere. What it gives is in experiments/results/pod_plans.md."""
+    return _OVERLAP if mesh.devices.flat[0].platform == "tpu" else None

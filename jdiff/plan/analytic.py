@@ -16,6 +16,7 @@ import numpy as np
 
 from jdiff.experiment import Experiment
 from jdiff.models import DiT, FullAttention, MMDiT
+from jdiff.models.fused import fits
 from jdiff.train.trainer import Trainer
 
 
@@ -39,12 +40,12 @@ class Work:
         """Of a step of training."""
         return 3 * self.forward
 
-    def hardware(self, remat: str) -> float:
-        """Of a step of training, with what is computed again."""
-        again = {"full": self.blocks + self.attention} | dict.fromkeys(
-            ("dots_with_no_batch_dims", "offload_dots"), self.attention
-        )
-        return self.model + again.get(remat, 0.0)
+    def hardware(self, remat: str, fused: bool) -> float:
+        """Of a step of training, with what is computed again; a fused kernel of attention computes the logits again on
+        its way back, and itself where anything is computed again: it is none of the products that policies keep."""
+        plain = {"none": 0, "dots": 0, "dots_with_no_batch_dims": 1, "offload_dots": 1, "full": 1}[remat]
+        attending = (1.5 if remat != "none" else 0.5) if fused else plain
+        return self.model + (self.blocks if remat == "full" else 0.0) + attending * self.attention
 
 
 def work(experiment: Experiment) -> Work | None:
@@ -76,6 +77,20 @@ def _mmdit(network: MMDiT, size: int, channels: int, out: int, m: int) -> Work:
     return Work(blocks, attention, 2 * embeddings + 4 * d**2 + 2 * n * patch * d * (channels + out))
 
 
+def fused(trainer: Trainer) -> bool:
+    """Whether the network's attention, all tokens to all, is one kernel on these devices."""
+    network, data = trainer.experiment.network, trainer.experiment.data
+    if not isinstance(network, DiT | MMDiT) or (
+        isinstance(network, DiT) and not isinstance(network.attention, FullAttention)
+    ):
+        return False
+    tokens = (data.size // network.patch_size) ** 2 + (getattr(data, "tokens", 0) if isinstance(network, MMDiT) else 0)
+    shape = trainer.experiment.batch_size, tokens, network.num_attention_heads, network.attention_head_dim
+    heads = jax.ShapeDtypeStruct(shape, network.compute.dtype)
+    with jax.sharding.use_abstract_mesh(trainer.mesh.abstract_mesh):
+        return fits(heads, heads)
+
+
 def shard_bytes(tree: Any) -> int:
     """Bytes that one device holds of arrays with shardings."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -103,7 +118,7 @@ def temporary(trainer: Trainer) -> float | None:
     tokens = (data.size // network.patch_size) ** 2 + getattr(data, "tokens", 0)
     rows = math.ceil(experiment.batch_size / (trainer.mesh.shape["data"] * trainer.mesh.shape["fsdp"]))
     token = network.width * narrow
-    weights = tokens * network.num_attention_heads  # of attention, a token
+    weights = 0 if fused(trainer) else tokens * network.num_attention_heads  # of attention, a token
     kept = {
         "none": 44 * token + weights * (wide + narrow),
         "dots": 12 * token + weights * wide,

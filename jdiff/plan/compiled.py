@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from jdiff.plan import hlo
+from jdiff.plan import hlo, statistics
 from jdiff.plan.topology import Topology
 from jdiff.train.run import write_atomically
 from jdiff.train.trainer import Trainer
@@ -35,7 +35,11 @@ class Compiled:
     cycles: float
     product_cycles: float
     moved: float
-    """`hlo.Statistics` says what these three are."""
+    kernel_flops: float
+    kernel_moved: float
+    """`statistics.Statistics` says what these are."""
+    beside: list[tuple[float, float]]
+    """Of each collective that computing is laid beside, bytes that a device sends and cycles of that computing."""
     sent: dict[str, float]
     """Bytes that a device sends, by kind of collective."""
     between: float
@@ -53,7 +57,7 @@ def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled
     for another reason than memory."""
     lowered = trainer.step().lower(trainer.abstract, trainer.abstract_batch)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")]
-    sources = [Path(name).read_text() for name in (hlo.__file__, __file__)]
+    sources = [Path(name).read_text() for name in (hlo.__file__, statistics.__file__, __file__)]
     words = "\n".join([str(topology), *versions, *sources, lowered.as_text()])
     path = cache / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
     if path.exists():
@@ -73,7 +77,7 @@ def _measured(program: jax.stages.Compiled) -> Compiled:
     memory = program.memory_analysis()
     if memory is None:
         raise ValueError("the compiler does not say how much memory the program takes")
-    figures = hlo.statistics(program.as_text() or "")
+    figures = statistics.statistics(program.as_text() or "")
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
@@ -84,8 +88,11 @@ def _measured(program: jax.stages.Compiled) -> Compiled:
         cycles=figures.cycles,
         product_cycles=figures.product_cycles,
         moved=figures.moved,
+        kernel_flops=figures.kernel_flops,
+        kernel_moved=figures.kernel_moved,
+        beside=[(one.sent, one.beside) for one in figures.collectives if one.beside],
         sent=figures.sent(),
-        between=figures.sent().get(hlo.BETWEEN, 0.0),
+        between=figures.sent().get(statistics.BETWEEN, 0.0),
         opaque=figures.opaque,
     )
 
@@ -96,7 +103,7 @@ def _too_large(message: str) -> Compiled:
         r"[Uu]sed ([\d.]+[KMG]?) of ([\d.]+[KMG]?) hbm", message
     )
     needed, available = (_bytes(size) for size in sizes.groups()) if sizes else (0, None)
-    return Compiled(0, 0, needed or 0, False, available, 0.0, 0.0, 0.0, 0.0, {}, 0.0, {})
+    return Compiled(0, 0, needed or 0, False, available, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, [], {}, 0.0, {})
 
 
 def _bytes(size: str) -> int:

@@ -1,17 +1,23 @@
 """From figures to a prediction of time, cost and energy. Nothing here was measured on the hardware.
 
 The time of a step is the sum of two parts. Computing: of fusions with products of matrices, the compiler's estimate of
-cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of all others, the
-bytes that they move over the bandwidth of the memory. Of those the compiler's cycles are not taken: for x + 1 they come
-to 0.36 to 0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater
-of FLOPs over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis
-of a torus. What of it is hidden behind computing is not known ahead of time: the prediction is the sum, and the other
-end, all of it hidden, is given beside it.
+cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of kernels, the
+greater of their FLOPs over `KERNELS` of the peak and their bytes over the bandwidth of the memory; of all others, the
+bytes that they move over that bandwidth. Of those the compiler's cycles are not taken: for x + 1 they come to 0.36 to
+0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater of FLOPs
+over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis of a
+torus, less what the compiler has laid computing beside, a collective's sending or that computing, whichever is shorter.
+The two ends, nothing hidden and all of it, are given beside it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jdiff.plan.topology import Topology
+
+KERNELS = 0.4
+"""What a kernel of attention does of the peak: less than the 0.42 to 0.54 of the compiler's schedules of them
+(experiments/benchmarks/kernel_schedules.py)."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +28,14 @@ class Prediction:
     """Seconds of computing."""
     sending: float
     """Seconds of sending within slices and between them."""
+    hidden: float
+    """Of these, behind the computing that the compiler has laid beside it."""
     roofline: float
     """Seconds below which no step of this work can be: peak FLOP/s, whole bandwidths, everything hidden."""
     mfu: float
     """The model's FLOPs over what the chips could do in the predicted time."""
+    mfu_waiting: float
+    """The same where nothing of sending is hidden."""
     mfu_hidden: float
     """The same where all sending is hidden behind computing."""
     mfu_slow: float
@@ -36,7 +46,7 @@ class Prediction:
     @property
     def step(self) -> float:
         """Predicted seconds."""
-        return self.compute + self.sending
+        return self.compute + self.sending - self.hidden
 
 
 def predict(
@@ -48,32 +58,37 @@ def predict(
     cycles: float,
     product_cycles: float,
     moved: float,
+    kernels: tuple[float, float] = (0.0, 0.0),
     sent: float,
     between: float,
+    beside: Sequence[tuple[float, float]] = (),
 ) -> Prediction:
     """`model` FLOPs of an example; `hardware` FLOPs, `cycles` (0 if not known) and of these `product_cycles`, bytes
-    `moved` in memory besides, bytes `sent` and of these `between` slices, all of one device and step."""
+    `moved` in memory besides, FLOPs and bytes of `kernels`, bytes `sent` and of these `between` slices, and of each
+    collective that computing is laid `beside` its bytes and the cycles of that; all of one device and step."""
     chip = topology.chip
     peak = chip.peak / chip.cores
     moving = moved * chip.cores / chip.bandwidth
     bound = max(hardware / peak, moving)
     known = cycles > 0 and chip.clock > 0
-    compute = product_cycles / chip.clock + moving if known else bound
-    slow = cycles / chip.clock if known else bound
+    attending = max(kernels[0] / (KERNELS * peak), kernels[1] * chip.cores / chip.bandwidth)
+    compute = product_cycles / chip.clock + moving + attending if known else bound
+    slow = cycles / chip.clock + attending if known else bound
     # A ring in both directions of one axis; more axes only make it faster.
-    inside = (sent - between) * chip.cores / (2 * chip.link if chip.platform == "tpu" else chip.link)
-    outside = between * chip.cores / chip.dcn
-    sending = inside + outside
-    could = topology.chips * chip.peak
-    total = model * batch
+    a_byte = chip.cores / (2 * chip.link if chip.platform == "tpu" else chip.link)
+    sending = (sent - between) * a_byte + between * chip.cores / chip.dcn
+    hidden = min(sum(min(size * a_byte, under / chip.clock) for size, under in beside), compute)
+    reached = lambda seconds: model * batch / (topology.chips * chip.peak * seconds)
     return Prediction(
         compute=compute,
         sending=sending,
+        hidden=hidden,
         roofline=max(bound, sending),
-        mfu=total / (could * (compute + sending)),
-        mfu_hidden=total / (could * max(compute, sending)),
-        mfu_slow=total / (could * (slow + sending)),
-        images=batch / (compute + sending),
+        mfu=reached(compute + sending - hidden),
+        mfu_waiting=reached(compute + sending),
+        mfu_hidden=reached(max(compute, sending)),
+        mfu_slow=reached(slow + sending - hidden),
+        images=batch / (compute + sending - hidden),
     )
 
 

@@ -39,6 +39,8 @@ class Plan:
     mesh: dict[str, int]
     batch: int
     remat: str
+    fused: bool
+    """Whether attention is one kernel."""
     arguments: dict[str, int]
     """Bytes by class, exact."""
     temporary: float | None
@@ -71,7 +73,7 @@ class Plan:
     def hardware(self) -> float | None:
         """FLOPs by formula, with what is computed again."""
         each = self.batch / self.topology.size
-        return None if self.work is None else each * self.work.hardware(self.remat)
+        return None if self.work is None else each * self.work.hardware(self.remat, self.fused)
 
 
 def make(experiment: Experiment, topology: Topology, *, classes: int, economy: Economy, cache: Path) -> Plan:
@@ -94,6 +96,7 @@ def assembled(
         mesh=dict(trainer.mesh.shape),
         batch=batch,
         remat=remat,
+        fused=analytic.fused(trainer),
         arguments=arguments,
         temporary=analytic.temporary(trainer),
         # What the compiler leaves of it: 15.75 of 16 GiB on v5e.
@@ -117,8 +120,10 @@ def assembled(
             cycles=measured.cycles if measured else 0.0,
             product_cycles=measured.product_cycles if measured else 0.0,
             moved=measured.moved if measured else 2.0 * sum(arguments.values()),
+            kernels=(measured.kernel_flops, measured.kernel_moved) if measured else (0.0, 0.0),
             sent=sum(measured.sent.values()) if measured else sum(sent.values()),
             between=measured.between if measured else _between(topology, sent),
+            beside=measured.beside if measured else (),
         )
         cost = bill(
             topology,
@@ -206,10 +211,12 @@ def lines(plan: Plan) -> list[str]:
 def _predicted(prediction: Prediction, cost: Bill | None) -> list[str]:
     said = [
         f"PREDICTION   step {prediction.step * 1e3:.1f} ms: computing {prediction.compute * 1e3:.1f}, sending "
-        f"{prediction.sending * 1e3:.1f} (none of it hidden); not below {prediction.roofline * 1e3:.1f} by roofline",
-        f"             MFU {prediction.mfu:.1%}, {prediction.mfu_hidden:.1%} if all sending is hidden, "
-        f"{prediction.mfu_slow:.1%} if the compiler's cycles are right for all of it; "
-        f"{prediction.images:,.0f} images/s",
+        f"{prediction.sending * 1e3:.1f}, of which {prediction.hidden * 1e3:.1f} behind computing; not below "
+        f"{prediction.roofline * 1e3:.1f} by roofline",
+        f"             MFU {prediction.mfu:.1%}, {prediction.mfu_waiting:.1%} if no sending is hidden, "
+        f"{prediction.mfu_hidden:.1%} if all is, {prediction.mfu_slow:.1%} if the compiler's cycles are right for all "
+        "of it",
+        f"             {prediction.images:,.0f} images/s",
     ]
     if cost is not None:
         dollars = "price unknown: give --dollars" if cost.dollars is None else f"${cost.dollars:,.0f}"

@@ -17,6 +17,7 @@ from jdiff.parallel import (
     batch_sharding,
     check_batch,
     check_virtual,
+    compiler_options,
     host_share,
     mapped,
     on_virtual_shards,
@@ -101,7 +102,8 @@ class Trainer:
         if self.experiment.mesh.strategy == "pmap":
             return mapped(make_step(*self._parts, axis="data"), self.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        return jax.jit(self.update(), donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+        out, options = (shardings, replicated(self.mesh)), compiler_options(self.mesh)
+        return jax.jit(self.update(), donate_argnums=0, out_shardings=out, compiler_options=options)
 
     @property
     def _parts(self) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jdiff.parallel import Mesh
-from jdiff.plan.hlo import statistics
+from jdiff.plan.statistics import statistics
 from jdiff.train.trainer import assemble
 from tests.parallel.runs import ROWS, TRANSFORMERS, UNETS, run_of
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jdiff.plan.hlo import statistics
+from jdiff.plan.statistics import statistics
 
 TEXT = """HloModule m
 
@@ -69,6 +69,61 @@ def test_a_turn_that_was_moved_out_of_the_loop_is_not_counted_in_it():
 def test_a_loop_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="loop loop: its condition does not show how often it runs"):
         statistics(TEXT.replace("%n = s32[]{:T(128)} constant(5)", "%n = s32[] get-tuple-element(%q), index=0"))
+
+
+BESIDE = """HloModule m
+
+%starts (a: bf16[16,32]) -> (bf16[16,32], bf16[64,32]) {
+  %a = bf16[16,32] parameter(0)
+  %first = bf16[64,32] all-gather(%a), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %begun = (bf16[16,32], bf16[64,32]) custom-call(%first), custom_call_target="AsyncCollectiveStart"
+}
+
+%inner (b: bf16[8,32]) -> bf16[8,32] {
+  %b = bf16[8,32] parameter(0)
+  %w = bf16[32,32] constant({...})
+  ROOT %product = bf16[8,32] dot(%b, %w), lhs_contracting_dims={1}
+}
+
+%async_collective_fusion.7 (c: bf16[16,32], d: bf16[8,32]) -> (bf16[8,32], bf16[64,32]) {
+  %c = bf16[16,32] parameter(0)
+  %d = bf16[8,32] parameter(1)
+  %within = bf16[8,32] fusion(%d), kind=kOutput, calls=%inner
+  %second = bf16[64,32] all-gather(%c), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %both = (bf16[8,32], bf16[64,32]) tuple(%within, %second)
+}
+
+%ends (e: bf16[16,32]) -> bf16[64,32] {
+  %e = bf16[16,32] parameter(0)
+  %third = bf16[64,32] all-gather(%e), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %over = bf16[64,32] custom-call(%third), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (x: bf16[16,32], y: bf16[8,32]) -> bf16[64,32] {
+  %x = bf16[16,32] parameter(0)
+  %y = bf16[8,32] parameter(1)
+  %s = (bf16[16,32], bf16[64,32]) fusion(%x), calls=%starts, backend_config={"estimated_cycles":"9"}
+  %m = (bf16[8,32], bf16[64,32]) fusion(%x, %y), calls=%async_collective_fusion.7, \
+backend_config={"estimated_cycles":"50"}
+  %k = bf16[8,32] custom-call(%y), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":\
+{"body":"", "cost_estimate":{"flops":"1000","transcendentals":"3","bytes_accessed":"640"}}}
+  %silent = bf16[8,32] custom-call(%y), custom_call_target="tpu_custom_call"
+  ROOT %z = bf16[64,32] fusion(%x), calls=%ends, backend_config={"estimated_cycles":"5"}
+}
+"""
+
+
+def test_a_collective_that_computing_is_laid_beside_is_one_and_the_computing_counts():
+    figures = statistics(BESIDE)
+    assert figures.sent() == {"all-gather": 3 * 1024}
+    assert [one.beside for one in figures.collectives] == [50]
+    assert figures.product_cycles == figures.cycles == 50
+
+
+def test_a_kernel_counts_with_what_it_says_and_is_listed_where_it_says_nothing():
+    figures = statistics(BESIDE)
+    assert (figures.kernel_flops, figures.kernel_moved) == (1000, 640)
+    assert figures.flops == 2 * 8 * 32 * 32 + 1000 and figures.opaque == {"tpu_custom_call": 1}
 
 
 @pytest.mark.parametrize("stride", [1, 2])
