@@ -58,7 +58,8 @@ def fused_attend(q: Array, k: Array, v: Array) -> Array:
 def one_device(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
     """[B, N, heads, d], [B, M, heads, d] twice -> [B, N, heads, d], on one TPU; with `interpret` anywhere, slowly."""
     merged = [x.reshape(*x.shape[:2], -1) for x in (q, k, v)]
-    return _fused(*merged, q.shape[-1], interpret).reshape(q.shape)
+    mixed: Any = _fused(*merged, q.shape[-1], interpret)
+    return mixed.reshape(q.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

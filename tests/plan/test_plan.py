@@ -92,7 +92,7 @@ def test_a_compiler_says_what_is_needed_and_whether_it_fits():
     guess = plan(dataclasses.replace(DIT, batch_size=1024))
     said = Compiled(
         arguments=5, temporaries=90, peak=70, fits=True, available=None, flops=1.0, cycles=1.0, product_cycles=1.0,
-        moved=1.0, sent={}, between=0.0, opaque={},
+        moved=1.0, kernel_flops=0.0, kernel_moved=0.0, beside=[], sent={}, between=0.0, opaque={},
     )  # fmt: skip
     assert guess.needed > 1e9 and dataclasses.replace(guess, compiled=said).needed == 70
     too_large = dataclasses.replace(said, arguments=0, temporaries=0, peak=100, fits=False)
