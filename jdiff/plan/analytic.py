@@ -8,6 +8,7 @@ hardware and not of the model, and MFU is of the model's (Chowdhery et al., 2204
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from jdiff.experiment import Experiment
 from jdiff.models import DiT, FullAttention, MMDiT
 from jdiff.models.fused import fits
+from jdiff.plan.tiles import tiled_bytes
 from jdiff.train.trainer import Trainer
 
 
@@ -91,18 +93,24 @@ def fused(trainer: Trainer) -> bool:
         return fits(heads, heads)
 
 
-def shard_bytes(tree: Any) -> int:
-    """Bytes that one device holds of arrays with shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def shard_bytes(tree: Any, size: Callable[[tuple[int, ...], Any], int] | None = None) -> int:
+    """Bytes that one device holds of arrays with shardings; `size` says those of an array of a shape and dtype, where
+    they are more than its numbers."""
+    of = size or (lambda shape, dtype: math.prod(shape) * dtype.itemsize)
+    return sum(of(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
-def arguments(trainer: Trainer) -> dict[str, int]:
-    """Bytes on one device of what a step is given, by class."""
-    state = trainer.abstract
-    parts = {"parameters": state.params, "average": (state.ema, state.profiles), "optimizer": state.opt_state}
-    sizes = {name: shard_bytes(part) for name, part in parts.items()}
-    sizes["other"] = shard_bytes((state.step, state.key, state.skipped))
-    return sizes | {"batch": shard_bytes(trainer.abstract_batch)}
+def arguments(trainer: Trainer, platform: str) -> dict[str, int]:
+    """Bytes on one device of a platform, of what a step is given, by class."""
+    state, size = trainer.abstract, tiled_bytes if platform == "tpu" else None
+    parts = {
+        "parameters": state.params,
+        "average": (state.ema, state.profiles),
+        "optimizer": state.opt_state,
+        "other": (state.step, state.key, state.skipped),
+        "batch": trainer.abstract_batch,
+    }
+    return {name: shard_bytes(part, size) for name, part in parts.items()}
 
 
 def temporary(trainer: Trainer) -> float | None:

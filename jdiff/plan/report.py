@@ -89,7 +89,8 @@ def assembled(
 ) -> Plan:
     """The plan of a trainer, with what the compiler said of it where it did."""
     experiment, work, sent = trainer.experiment, analytic.work(trainer.experiment), analytic.sent(trainer)
-    arguments, compute = analytic.arguments(trainer), getattr(trainer.experiment.network, "compute", None)
+    arguments = analytic.arguments(trainer, topology.chip.platform)
+    compute = getattr(trainer.experiment.network, "compute", None)
     remat, batch = compute.remat if compute is not None else "none", experiment.batch_size
     plan = Plan(
         topology=topology,

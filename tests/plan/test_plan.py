@@ -69,7 +69,7 @@ def test_bytes_of_arguments_are_those_of_the_arrays():
     trainer = assemble(experiment, 3)
     state = trainer.initial()
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    sizes = analytic.arguments(trainer)
+    sizes = analytic.arguments(trainer, "cpu")
     assert sum(size for name, size in sizes.items() if name != "batch") == held
     assert sizes["batch"] == 2 * (8 * 8 * 3 * 4 + 4 + 4)
 
