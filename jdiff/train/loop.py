@@ -12,7 +12,6 @@ away; and a step that hangs ends the process.
 
 import contextlib
 import dataclasses
-import faulthandler
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -40,10 +39,10 @@ from jdiff.train.shown import Shown, shown
 from jdiff.train.snapshots import Profiles, open_snapshots
 from jdiff.train.state import TrainState
 from jdiff.train.trainer import Trainer, assemble
+from jdiff.train.watchdog import Watchdog
 
 _PREVIEW = 16
 _FINAL = 64
-_STDERR: Any = sys.__stderr__  # a notebook's own has no file that a hung process could write to
 
 
 class _BadStateError(Exception):
@@ -67,6 +66,7 @@ class _Loop:
     snapshots: Checkpoints | None
     goodput: Goodput
     preemption: Preemption
+    watchdog: Watchdog
 
 
 def train(experiment: Experiment, directory: Path) -> TrainState:
@@ -89,11 +89,10 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         snapshots = stack.enter_context(open_snapshots(directory)) if experiment.profiles else None
         preemption = stack.enter_context(Preemption())
         draw = trainer.pipeline(_PREVIEW, view.null)
-        loop = _Loop(trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption)
-        try:
+        watchdog = Watchdog(experiment.faults.hang_seconds)
+        loop = _Loop(trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption, watchdog)
+        with watchdog:
             state = _borne(loop)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
     if int(state.step) == experiment.steps:
         with goodput.of("pictures"):
             _final_pictures(loop, state)
@@ -197,7 +196,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                     if in_a_row >= faults.skips:
                         raise _BadStateError(state, first)
                 before = () if log or save else (metrics,)
-            faulthandler.dump_traceback_later(faults.hang_seconds, exit=True, file=_STDERR)
+            loop.watchdog.progress()
             if log:
                 values = {name: metrics[name].item() for name in metrics}
                 run.append(directory / "metrics.jsonl", {"step": number, **values})
