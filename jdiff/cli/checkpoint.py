@@ -58,6 +58,7 @@ def _list(arguments: Looked) -> None:
     lines = [
         f"step {row['step']:>8}  {row['bytes'] / 1e6:8.1f} MB  "
         + (row["damage"] if "damage" in row else f"schema {row['schema']}  digest {row['digest']:08x}")
+        + (f"  loss {row['loss']:.4f}" if "loss" in row else "")
         for row in rows
     ]
     show(arguments, rows, *(lines or [f"{arguments.run} has no checkpoint yet"]))

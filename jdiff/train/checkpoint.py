@@ -51,9 +51,9 @@ class Checkpoints:
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def save(self, step: int, state: Any, experiment: str, loss: float | None = None) -> None:
-        """Starts saving, with the fingerprint of the experiment and the `loss` that `Keep.best` goes by; returns once
-        the arrays are copied, so that they may be donated. Raises OSError, before anything is written, where the disk
-        has no room for it."""
+        """Starts saving, with the fingerprint of the experiment and the `loss` that `Keep.best` goes by, None for what
+        is not to be among the best; returns once the arrays are copied, so that they may be donated. Raises OSError,
+        before anything is written, where the disk has no room for it."""
         self._checkpointer.wait()  # what it writes, or removes, counts
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
@@ -63,14 +63,15 @@ class Checkpoints:
                 f"no room for the checkpoint of step {step} in {self.directory}: it needs {needed / 1e6:.1f} MB and "
                 f"{free / 1e6:.1f} MB are free; {last}"
             )
-        about = {"schema": _SCHEMA, "experiment": experiment, "digest": digest(state)}
+        metrics: dict[str, Any] = {} if loss is None else {"loss": loss}
+        about = {"schema": _SCHEMA, "experiment": experiment, "digest": digest(state), **metrics}
         # A damaged checkpoint that was passed over may stand there.
         self._checkpointer.save_async(
             step,
             state,
             force=True,
             overwrite=step in self.steps,
-            metrics=None if loss is None else {"loss": loss},
+            metrics=metrics or None,
             custom_metadata=about,
         )
 
@@ -79,7 +80,8 @@ class Checkpoints:
         self._checkpointer.wait()
 
     def about(self, step: int) -> dict[str, Any]:
-        """Schema, experiment and digest of a checkpoint. Raises DamagedError if they cannot be read."""
+        """Schema, experiment, digest and, where there is one, loss of a checkpoint. Raises DamagedError if they cannot
+        be read."""
         return _about(self._read(step))
 
     def newest(self, abstract: Any, passed: Callable[[str], None]) -> tuple[int, Any] | None:

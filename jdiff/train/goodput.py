@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-BUCKETS: tuple[str, ...] = ("init", "compile", "data", "step", "checkpoint", "pictures", "lost")
+BUCKETS: tuple[str, ...] = ("init", "compile", "data", "step", "checkpoint", "eval", "pictures", "lost")
 
 
 class Goodput:

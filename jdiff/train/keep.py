@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Literal
 
 import jax
 import numpy as np
@@ -17,9 +18,14 @@ class Keep:
     every: int | None = None
     """Those of steps that are multiples of this; None for none."""
     best: int = 0
-    """As many of the lowest loss, averaged over the updates since the checkpoint before."""
+    """As many of the lowest `metric`."""
+    metric: Literal["loss", "held_out_loss"] = "loss"
+    """What `best` goes by: the loss of training, averaged over the updates since the checkpoint before; or that of
+    held-out data by the averaged parameters, which is then measured at each checkpoint (held_out.jsonl)."""
 
     def __post_init__(self):
+        if self.metric not in ("loss", "held_out_loss"):
+            raise ValueError(f"keep.metric must be loss or held_out_loss; got {self.metric!r}")
         for field, least in (("latest", 1), ("every", 1), ("best", 0)):
             value = getattr(self, field)
             if value is not None and value < least:

@@ -12,7 +12,6 @@ away; and a step that hangs ends the process.
 
 import contextlib
 import dataclasses
-import faulthandler
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +31,7 @@ from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.finetune import started_from
 from jdiff.train.goodput import Goodput, spent, told
+from jdiff.train.held_out import held_out_loss
 from jdiff.train.keep import Due
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
@@ -40,10 +40,11 @@ from jdiff.train.shown import Shown, shown
 from jdiff.train.snapshots import Profiles, open_snapshots
 from jdiff.train.state import TrainState
 from jdiff.train.trainer import Trainer, assemble
+from jdiff.train.watchdog import Watchdog
+from jdiff.typing import Params
 
 _PREVIEW = 16
 _FINAL = 64
-_STDERR: Any = sys.__stderr__  # a notebook's own has no file that a hung process could write to
 
 
 class _BadStateError(Exception):
@@ -67,6 +68,8 @@ class _Loop:
     snapshots: Checkpoints | None
     goodput: Goodput
     preemption: Preemption
+    watchdog: Watchdog
+    held_out: Callable[[Params], float] | None
 
 
 def train(experiment: Experiment, directory: Path) -> TrainState:
@@ -80,6 +83,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         source = open_source(experiment.data, "train")
         trainer = assemble(experiment, len(source.class_names))
         view = shown(trainer, source)
+        held_out = held_out_loss(trainer) if experiment.keep.metric == "held_out_loss" else None
         _claim(directory, experiment, source)
     if trainer.mesh.size > trainer.mesh.shape["data"]:
         axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
@@ -89,11 +93,12 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         snapshots = stack.enter_context(open_snapshots(directory)) if experiment.profiles else None
         preemption = stack.enter_context(Preemption())
         draw = trainer.pipeline(_PREVIEW, view.null)
-        loop = _Loop(trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption)
-        try:
+        watchdog = Watchdog(experiment.faults.hang_seconds)
+        loop = _Loop(
+            trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption, watchdog, held_out
+        )
+        with watchdog:
             state = _borne(loop)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
     if int(state.step) == experiment.steps:
         with goodput.of("pictures"):
             _final_pictures(loop, state)
@@ -154,7 +159,8 @@ def _resumed(loop: _Loop) -> TrainState:
         if found is None and source is not None:
             state, words = started_from(source, state, loop.directory)
             _say(words)
-        run.cut(loop.directory / "metrics.jsonl", done)
+        for name in ("metrics.jsonl", "held_out.jsonl"):
+            run.cut(loop.directory / name, done)
     return state
 
 
@@ -197,7 +203,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                     if in_a_row >= faults.skips:
                         raise _BadStateError(state, first)
                 before = () if log or save else (metrics,)
-            faulthandler.dump_traceback_later(faults.hang_seconds, exit=True, file=_STDERR)
+            loop.watchdog.progress()
             if log:
                 values = {name: metrics[name].item() for name in metrics}
                 run.append(directory / "metrics.jsonl", {"step": number, **values})
@@ -210,12 +216,12 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
             # A state that is going bad is not kept. What lies before it is whole first: a run that goes on from here
             # does not come by there again.
             if save and (last or not int(metrics["skipped_in_a_row"])):
+                with progress.paused(), goodput.of("eval"):
+                    metric = _metric(loop, state, losses, stop)
                 with goodput.of("checkpoint"):
                     if loop.snapshots is not None:
                         loop.snapshots.wait()
-                    finite = [loss for loss in losses if np.isfinite(loss)]
-                    mean = float(np.mean(finite)) if finite else None
-                    loop.checkpoints.save(number, state, fingerprint(experiment), mean)
+                    loop.checkpoints.save(number, state, fingerprint(experiment), metric)
                 losses.clear()
                 due.done()
             if stop:
@@ -225,6 +231,17 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                     images = _drawn(loop, state, _PREVIEW)
                     _show(loop, f"samples/step_{number:07d}.png", partial(_sheet, loop, images))
     return state
+
+
+def _metric(loop: _Loop, state: TrainState, losses: list[float], stop: bool) -> float | None:
+    """What tells whether a checkpoint is among the best: of the losses since the last one, or of held-out data."""
+    if loop.held_out is not None:
+        # There is no time for it when the machine is to be taken away.
+        losses = [] if stop else [loop.held_out(state.ema)]
+        for loss in losses:
+            run.append(loop.directory / "held_out.jsonl", {"step": int(state.step), "loss": loss})
+    finite = [loss for loss in losses if np.isfinite(loss)]
+    return float(np.mean(finite)) if finite else None
 
 
 def every_class(trainer: Trainer, n: int) -> np.ndarray:

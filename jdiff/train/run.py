@@ -3,6 +3,7 @@
 config.json        the experiment, all fields resolved
 manifest.json      versions, devices, XLA flags, the data's fingerprint
 metrics.jsonl      one line every `log_every` steps; no clock in it: the same run writes the same bytes
+held_out.jsonl     the loss on held-out data at each checkpoint, where `keep.metric` asks for it
 throughput.jsonl   images a second, by the clock
 checkpoints/       `checkpoint.py`
 samples/           pictures on the way; samples.png, trajectory.png and nearest.png at the end

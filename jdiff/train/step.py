@@ -24,6 +24,18 @@ Graded = tuple[Array, Params]
 Made = tuple[TrainState, Metrics]
 
 
+def given(keys: Key, rows: dict[str, Array]) -> tuple[Array, Cond]:
+    """x0 [B, H, W, C] and the conditions of rows of a batch; latents are drawn, row b's from keys[b]."""
+    cond = {name: value for name, value in rows.items() if name not in ("image", "index", "spread")}
+    image = rows["image"]
+    if image.dtype == jnp.uint8:
+        image = floats(image)
+    if "spread" in rows:
+        draw = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))
+        image = image + rows["spread"] * draw(rng.named(keys, "latents"), image)
+    return image, cond
+
+
 def dropped(keys: Key, cond: Cond, rate: float, num_classes: int) -> Cond:
     """The conditions with a share `rate` of the labels replaced by the null class, row b by keys[b] alone."""
     if "label" not in cond:
@@ -66,15 +78,9 @@ def make_parts(
         scale = state.scale
         key = rng.numbered(rng.named(jax.random.wrap_key_data(state.key), "train"), state.step)
         keys = rng.per_example(key, rows["index"])
-        cond = {name: value for name, value in rows.items() if name not in ("image", "index", "spread")}
+        image, cond = given(keys, rows)
         cond = dropped(keys, cond, experiment.label_dropout, num_classes)
         place = first + jnp.arange(len(rows["index"]))
-        image = rows["image"]
-        if image.dtype == jnp.uint8:
-            image = floats(image)
-        if "spread" in rows:
-            draw = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))
-            image = image + rows["spread"] * draw(rng.named(keys, "latents"), image)
         u = low_discrepancy(rng.named(key, "time"), place) if experiment.stratified_times else None
 
         def mean_loss(params: Params, part: tuple[Key, Array, Cond, Array | None]) -> Array:

@@ -1,6 +1,7 @@
 """The pieces of a run, before, in and after training."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from jdiff.data import Batch, Data, Latents, Source, training_batches
+from jdiff.data import Batch, Data, Latents, Source, open_source, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import MMDiT, Network, UNet2DCondition, build
 from jdiff.parallel import (
@@ -86,13 +87,16 @@ class Trainer:
 
     def update(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
         """The update (state, batch) -> (state, metrics) for one compilation over the mesh, before it is compiled."""
-        update = make_step(*self._parts)
+        return self.on_mesh(make_step(*self._parts))
 
-        def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, traced where networks see the mesh."""
+
+        def traced(*inputs: Any) -> Any:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                return update(state, batch)
+                return function(*inputs)
 
-        return on_mesh
+        return traced
 
     def step(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
         """The compiled update (state, batch) -> (state, metrics), which consumes the state; by `pmap` or on virtual
@@ -112,7 +116,19 @@ class Trainer:
 
     def batches(self, source: Source, start: int) -> Iterator[Any]:
         """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
+        return self._stream(self.experiment.data, source, start, self.experiment.label_dropout)
 
+    def held_out(self, most: int) -> list[Any]:
+        """Batches of held-out examples on the devices, in squares where they are images: each example once, or `most`
+        batches. Raises ValueError where nothing is held out."""
+        data = self.experiment.data
+        if isinstance(data, Data):
+            data = dataclasses.replace(data, flip=False, bucket_step=None, jitter=0.0)
+        source = open_source(data, "held_out")
+        count = min(most, -(-len(source) // self.experiment.batch_size))
+        return list(itertools.islice(self._stream(data, source, 0, 0.0), count))
+
+    def _stream(self, data: Data | Latents, source: Source, start: int, caption_dropout: float) -> Iterator[Any]:
         wanted = self.abstract_batch
 
         def placed(batch: Batch) -> Any:
@@ -121,11 +137,11 @@ class Trainer:
 
         host, hosts = host_share(self.mesh)
         return training_batches(
-            self.experiment.data,
+            data,
             source,
             batch_size=self.experiment.batch_size,
             seed=self.experiment.seed,
-            caption_dropout=self.experiment.label_dropout,
+            caption_dropout=caption_dropout,
             start=start,
             put=placed,
             host=host,

@@ -25,8 +25,8 @@ def test_what_is_done_twice_was_lost(tmp_path):
     path.write_text("".join(json.dumps(each) + "\n" for each in lines) + '{"step": 50, "proc')
     seconds = spent(path)
     assert seconds == {
-        "init": 5.0 + 4.0, "compile": 0.0, "data": 0.0, "step": 20.0 + 20.0, "checkpoint": 0.0, "pictures": 0.0,
-        "lost": 10.0 + 2.0 + 3.0 + 5.0,
+        "init": 5.0 + 4.0, "compile": 0.0, "data": 0.0, "step": 20.0 + 20.0, "checkpoint": 0.0, "eval": 0.0,
+        "pictures": 0.0, "lost": 10.0 + 2.0 + 3.0 + 5.0,
     }  # fmt: skip
     assert sum(seconds.values()) == 37.0 + 8.0 + 24.0
     assert told(seconds) == "goodput 58% of 69.0 s (seconds: init 9.0, lost 20.0)"

@@ -1,4 +1,5 @@
-"""Processes over loopback train as one does, stop together, and what they saved goes on in more, fewer or one."""
+"""Processes over loopback train as one does, stop together, and what they saved goes on in more, fewer or one; where
+one hangs, each says where it stands."""
 
 import json
 import os
@@ -25,8 +26,10 @@ WORDS = [
 pytestmark = pytest.mark.slow
 
 
-def start(directory: Path, shape: tuple[int, int], *words: str) -> list[subprocess.Popen]:
-    """So many processes with so many devices each; notes lie beside the directory."""
+def start(
+    directory: Path, shape: tuple[int, int], *words: str, program: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+    """So many processes with so many devices each; notes lie beside the directory, unless it is another `program`."""
     count, devices = shape
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,10 +40,10 @@ def start(directory: Path, shape: tuple[int, int], *words: str) -> list[subproce
     }
     if count > 1:
         surroundings |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-    notes = str(directory.with_suffix(".notes"))
+    program = program or ("tests.train.watched", str(directory.with_suffix(".notes")))
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.train.watched", notes, *WORDS, *words, "--out", str(directory)],
+            [sys.executable, "-m", *program, *WORDS, *words, "--out", str(directory)],
             env=surroundings | ({"JAX_PROCESS_ID": str(number)} if count > 1 else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -117,3 +120,13 @@ def test_four_processes_are_told_to_stop_and_other_numbers_of_them_go_on(tmp_pat
         np.testing.assert_allclose(found["grad_norm"], wanted["grad_norm"], rtol=1e-4)
         # Not the parameters themselves: biases of keys have no gradient but rounding, which Adam makes steps of.
         assert np.abs(samples(directory) - samples(whole)).max() <= 1
+
+
+def test_where_one_process_hangs_each_prints_its_stack_and_ends(tmp_path, request):
+    """Also the one whose own watchdog is too late: JAX aborts it when the other has ended."""
+    processes = start(tmp_path / "run", (2, 1), "--faults.hang-seconds", "5", program=("tests.train.hung",))
+    request.addfinalizer(lambda: [process.kill() for process in processes])
+    waiting, hanging = (process.communicate(timeout=300)[1] for process in processes)
+    assert all(process.returncode for process in processes)
+    assert "in _updates" in waiting
+    assert "Timeout" not in hanging and "in stuck_here" in hanging and "in _updates" in hanging
