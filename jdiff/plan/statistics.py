@@ -39,8 +39,8 @@ class Collective:
     group: tuple[int, ...]
     """The first group of devices, by their place in the mesh; none of what goes between slices."""
     runs: int
-    channel: str = ""
-    """XLA's number of it."""
+    chain: str = ""
+    """XLA's name of what it goes on beside; none where everything waits."""
     beside: float = 0.0
     """The compiler's cycles of computing that it goes on beside, all runs together; 0 where everything waits."""
 
@@ -115,7 +115,7 @@ def statistics(text: str) -> Statistics:
             taken = times * int(found[1]) if found else 0
             cycles += taken
             for other in laid:
-                beside.update(dict.fromkeys(_channels(computations[other]), taken))
+                beside.update(dict.fromkeys(_chains(computations[other]), taken))
             if instruction.opcode in _PRODUCTS or holds(instruction, computations, _PRODUCTS):
                 product_cycles += taken
             elif instruction.opcode in ("fusion", "copy"):
@@ -127,7 +127,7 @@ def statistics(text: str) -> Statistics:
         moved=moved,
         kernel_flops=kernel_flops,
         kernel_moved=kernel_moved,
-        collectives=tuple(replace(one, beside=float(beside[one.channel])) for one in collectives),
+        collectives=tuple(replace(one, beside=float(beside[one.chain]) if one.chain else 0.0) for one in collectives),
         opaque={target: times for target, times in opaque.items() if times},
     )
 
@@ -138,13 +138,13 @@ def _target(instruction: Instruction) -> str:
     return found[1] if found and instruction.opcode == "custom-call" else ""
 
 
-def _channels(computation: Computation) -> set[str]:
+def _chains(computation: Computation) -> set[str]:
     """Of its collectives."""
-    return {_channel(one) for one in computation.instructions.values() if one.opcode in _COLLECTIVES}
+    return {_chain(one) for one in computation.instructions.values() if one.opcode in _COLLECTIVES}
 
 
-def _channel(collective: Instruction) -> str:
-    found = re.search(r"channel_id=(\d+)", collective.attributes)
+def _chain(collective: Instruction) -> str:
+    found = re.search(r'chain_id="(\d+)"', collective.attributes)
     return found[1] if found else ""
 
 
@@ -198,7 +198,7 @@ def _collective(instruction: Instruction, kind: str, name: str, body: dict[str, 
         sent = size
     else:
         sent = size * share * (2 if kind == "all-reduce" else 1)
-    return Collective(kind, sent * times, group, times, _channel(instruction))
+    return Collective(kind, sent * times, group, times, _chain(instruction))
 
 
 def _moved(instruction: Instruction, body: dict[str, Instruction], computations: dict[str, Computation]) -> float:

@@ -75,7 +75,8 @@ BESIDE = """HloModule m
 
 %starts (a: bf16[16,32]) -> (bf16[16,32], bf16[64,32]) {
   %a = bf16[16,32] parameter(0)
-  %first = bf16[64,32] all-gather(%a), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+  %first = bf16[64,32] all-gather(%a), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}, \
+frontend_attributes={chain_id="13"}
   ROOT %begun = (bf16[16,32], bf16[64,32]) custom-call(%first), custom_call_target="AsyncCollectiveStart"
 }
 
@@ -89,13 +90,15 @@ BESIDE = """HloModule m
   %c = bf16[16,32] parameter(0)
   %d = bf16[8,32] parameter(1)
   %within = bf16[8,32] fusion(%d), kind=kOutput, calls=%inner
-  %second = bf16[64,32] all-gather(%c), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+  %second = bf16[64,32] all-gather(%c), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}, \
+frontend_attributes={chain_id="13"}
   ROOT %both = (bf16[8,32], bf16[64,32]) tuple(%within, %second)
 }
 
 %ends (e: bf16[16,32]) -> bf16[64,32] {
   %e = bf16[16,32] parameter(0)
-  %third = bf16[64,32] all-gather(%e), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+  %third = bf16[64,32] all-gather(%e), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}, \
+frontend_attributes={chain_id="13"}
   ROOT %over = bf16[64,32] custom-call(%third), custom_call_target="AsyncCollectiveDone"
 }
 
