@@ -14,6 +14,7 @@ from jdiff.typing import Array
 
 ANY = PartitionSpec.UNCONSTRAINED  # an axis of an array that is split as the compiler likes
 BATCH = ("data", "fsdp")
+SMALLEST_SPLIT = 2**14  # values of an array that `fsdp` splits, as in parallel/rules.py
 
 
 def size(*axes: str) -> int:
@@ -21,6 +22,24 @@ def size(*axes: str) -> int:
     (inside `shard_map` and `pmap`)."""
     mesh = jax.sharding.get_abstract_mesh()
     return math.prod(mesh.shape[axis] for axis in axes if axis in mesh.auto_axes)
+
+
+def platform() -> str:
+    """What is compiled for: the devices of the mesh in use, which may be described and not there, else those here.
+
+    Not `lax.platform_dependent`: its gradient keeps what the kernels of all platforms want to keep."""
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    return described.platform if described is not None and described.platform else jax.default_backend()
+
+
+def kernel_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis along which `fsdp` splits a kernel, by the rule of `parallel/rules.py`; None where it does not, and
+    where other axes split kernels or what they are multiplied with."""
+    parts = size("fsdp")
+    if parts == 1 or size("tensor", "context", "pipeline") > 1 or math.prod(shape) < SMALLEST_SPLIT:
+        return None
+    even = [axis for axis, length in enumerate(shape) if length % parts == 0]
+    return max(even, key=lambda axis: shape[axis], default=None)
 
 
 def split(x: Array, *axes: Any) -> Array:

@@ -42,18 +42,10 @@ def attend_pixels(q: Array, k: Array, v: Array) -> Array:
 
 
 def _attend(q: Array, k: Array, v: Array) -> Array:
-    platform = _platform()
+    platform = ambient.platform()
     if platform != "gpu":
         return _heads_first(q, k, v)
     return jax.nn.dot_product_attention(q, k, v, implementation=_kernel(platform, q.dtype, q.shape[-1]))
-
-
-def _platform() -> str:
-    """What is compiled for: the devices of the mesh in use, which may be described and not there, else those here.
-
-    Not `lax.platform_dependent`: its gradient keeps what the kernels of all platforms want to keep."""
-    described = jax.sharding.get_abstract_mesh().abstract_device
-    return described.platform if described is not None and described.platform else jax.default_backend()
 
 
 def _heads_first(q: Array, k: Array, v: Array) -> Array:
