@@ -5,7 +5,8 @@
 
 libtpu compiles the kernel for a chip and writes down its instructions as the core issues them, one bundle a cycle, with
 the empty ones that wait for results. Nothing is run: waiting for main memory is not in it. FLOPs are those of the
-products as they stand; a core of v5p has four units of 128 x 128 multiply-adds.
+products as they stand; a core has four units of 128 x 128 multiply-adds,
+from v6e on of 256 x 256.
 """
 
 import json
@@ -23,7 +24,7 @@ from jax.experimental import topologies
 from jdiff.models.fused import one_device
 
 # Chip as a topology, multiply-adds a cycle of a core.
-CHIPS = {"v5p:2x2x1": 4 * 128 * 128, "v6e:2x2": 4 * 256 * 256}
+CHIPS = {"v5e:2x2": 4 * 128**2, "v5p:2x2x1": 4 * 128**2, "v6e:2x2": 4 * 256**2, "tpu7x:2x2x1": 4 * 256**2}
 # Examples, tokens, heads, width of a head.
 SHAPES = {"DiT-XL/2, 256 tokens": (8, 256, 16, 72), "MM-DiT, 1024 + 154 tokens": (8, 1178, 24, 64)}
 PRODUCTS = {"forward": 2, "backward": 5}

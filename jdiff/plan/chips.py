@@ -36,6 +36,9 @@ class Chip:
     clock: float = 0.0
     """Cycles a second, by which the compiler's cycles become seconds: peak over the FLOPs of a cycle (128 x 128 or
     256 x 256 multiply-adds, times the matrix units of what is one device)."""
+    kernels: float = 0.4
+    """What a kernel of attention does of the peak by the compiler's schedule of it: where matrix units are 128 x 128, 0.40
+    to 0.53, where they are 256 x 256, 0.16 to 0.20 (experiments/benchmarks/kernel_schedules.py)."""
     watts: float | None = None
     dollars: float | None = None
     """An hour."""
@@ -59,11 +62,11 @@ CHIPS = {
         ),
         Chip(
             name="v6e", platform="tpu", hbm=32 * 2**30, bandwidth=1.64e12, peak=9.18e14, link=9e10, links=4,
-            dcn=6.25e9, clock=9.18e14 / (16 * _MXU), dollars=2.70,
+            dcn=6.25e9, clock=9.18e14 / (16 * _MXU), kernels=0.16, dollars=2.70,
         ),
         Chip(
             name="tpu7x", platform="tpu", hbm=192 * 2**30, bandwidth=7.38e12, peak=2.307e15, link=9e10, links=6,
-            dcn=1.25e10, cores=2, clock=2.307e15 / (32 * _MXU),
+            dcn=1.25e10, cores=2, clock=2.307e15 / (32 * _MXU), kernels=0.16,
         ),
         Chip(
             name="h100", platform="cuda", hbm=80e9, bandwidth=3.35e12, peak=9.89e14, link=4.5e11, links=1,

@@ -2,7 +2,7 @@
 
 The time of a step is the sum of two parts. Computing: of fusions with products of matrices, the compiler's estimate of
 cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of kernels, the
-greater of their FLOPs over `KERNELS` of the peak and their bytes over the bandwidth of the memory; of all others, the
+greater of their FLOPs over `Chip.kernels` of the peak and their bytes over the bandwidth of the memory; of all others, the
 bytes that they move over that bandwidth. Of those the compiler's cycles are not taken: for x + 1 they come to 0.36 to
 0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater of FLOPs
 over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis of a
@@ -14,10 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jdiff.plan.topology import Topology
-
-KERNELS = 0.4
-"""What a kernel of attention does of the peak: less than the 0.42 to 0.54 of the compiler's schedules of them
-(experiments/benchmarks/kernel_schedules.py)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def predict(
     moving = moved * chip.cores / chip.bandwidth
     bound = max(hardware / peak, moving)
     known = cycles > 0 and chip.clock > 0
-    attending = max(kernels[0] / (KERNELS * peak), kernels[1] * chip.cores / chip.bandwidth)
+    attending = max(kernels[0] / (chip.kernels * peak), kernels[1] * chip.cores / chip.bandwidth)
     compute = product_cycles / chip.clock + moving + attending if known else bound
     slow = cycles / chip.clock + attending if known else bound
     # A ring in both directions of one axis; more axes only make it faster.

@@ -13,7 +13,7 @@ from jdiff.plan import analytic, search
 from jdiff.plan.compiled import Compiled
 from jdiff.plan.mesh import described
 from jdiff.plan.mesh import parse as on_mesh
-from jdiff.plan.predict import KERNELS, bill, predict
+from jdiff.plan.predict import bill, predict
 from jdiff.plan.report import Economy, figures, lines, make
 from jdiff.plan.topology import parse
 from jdiff.train.trainer import assemble
@@ -134,7 +134,7 @@ def test_predictions_keep_to_the_limits():
     assert some.mfu_waiting == none.mfu < some.mfu < some.mfu_hidden == none.mfu_hidden
     assert predict(parse("v5p:4x4x4"), beside=laid, **of).hidden == 0  # no more than there is of computing
     kernels = predict(parse("v5p:4x4x4"), kernels=(4e12, 0), **of | {"sent": 0})
-    assert kernels.step == pytest.approx(4e12 / (KERNELS * 4.59e14))
+    assert kernels.step == pytest.approx(4e12 / (0.4 * 4.59e14))
     paid = bill(parse("v5p:4x4x4"), images=3600 * 100, rate=100, dollars=2, watts=500, pue=1.5, grams=100)
     assert paid == (type(paid))(hours=1, dollars=128, kilowatt_hours=48, kilograms=4.8)
 
