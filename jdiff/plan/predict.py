@@ -2,12 +2,12 @@
 
 The time of a step is the sum of two parts. Computing: of fusions with products of matrices, the compiler's estimate of
 cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of kernels, the
-greater of their FLOPs over `Chip.kernels` of the peak and their bytes over the bandwidth of the memory; of all others, the
-bytes that they move over that bandwidth. Of those the compiler's cycles are not taken: for x + 1 they come to 0.36 to
-0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater of FLOPs
-over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis of a
-torus, less what the compiler has laid computing beside, a collective's sending or that computing, whichever is shorter.
-The two ends, nothing hidden and all of it, are given beside it.
+greater of their FLOPs over `Chip.kernels` of the peak and their bytes over the bandwidth of the memory; of all others,
+the bytes that they move over that bandwidth. Of those the compiler's cycles are not taken: for x + 1 they come to 0.36
+to 0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater of
+FLOPs over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis of
+a torus, less what the compiler has laid computing beside, a collective's sending or that computing, whichever is
+shorter. The two ends, nothing hidden and all of it, are given beside it.
 """
 
 from collections.abc import Sequence
