@@ -37,8 +37,8 @@ class Chip:
     """Cycles a second, by which the compiler's cycles become seconds: peak over the FLOPs of a cycle (128 x 128 or
     256 x 256 multiply-adds, times the matrix units of what is one device)."""
     kernels: float = 0.4
-    """What a kernel of attention does of the peak, by the compiler's schedule of it: 0.40 to 0.53 where matrix units are
-    128 x 128, 0.16 to 0.20 where they are 256 x 256 (experiments/benchmarks/kernel_schedules.py)."""
+    """What a kernel of attention does of the peak, by the compiler's schedule of it: 0.40 to 0.53 where matrix units
+    are 128 x 128, 0.16 to 0.20 where they are 256 x 256 (experiments/benchmarks/kernel_schedules.py)."""
     watts: float | None = None
     dollars: float | None = None
     """An hour."""
