@@ -38,7 +38,7 @@ class Chip:
     256 x 256 multiply-adds, times the matrix units of what is one device)."""
     kernels: float = 0.4
     """What a kernel of attention does of the peak, by the compiler's schedule of it: 0.40 to 0.53 where matrix units
-    are 128 x 128, 0.16 to 0.20 where they are 256 x 256 (experiments/benchmarks/kernel_schedules.py)."""
+    are 128 x 128, 0.14 to 0.20 where they are 256 x 256 (experiments/benchmarks/kernel_schedules.py)."""
     watts: float | None = None
     dollars: float | None = None
     """An hour."""
@@ -66,7 +66,7 @@ CHIPS = {
         ),
         Chip(
             name="tpu7x", platform="tpu", hbm=192 * 2**30, bandwidth=7.38e12, peak=2.307e15, link=9e10, links=6,
-            dcn=1.25e10, cores=2, clock=2.307e15 / (32 * _MXU), kernels=0.16,
+            dcn=1.25e10, cores=2, clock=2.307e15 / (32 * _MXU), kernels=0.14,
         ),
         Chip(
             name="h100", platform="cuda", hbm=80e9, bandwidth=3.35e12, peak=9.89e14, link=4.5e11, links=1,
