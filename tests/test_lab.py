@@ -8,7 +8,7 @@ from scipy import stats
 
 from jdiff import lab, oracles
 from jdiff.processes import EDM, VP
-from jdiff.samplers import DDIM, DDPM, Heun, log_snr
+from jdiff.samplers import DDIM, DDPM, Heun, integrate, log_snr
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -37,6 +37,25 @@ def test_exact_ends_are_those_of_the_closed_form(process):
     target, x, (t_min, t_max) = lab.target("gaussian"), lab.starts(process, 16), process.time_span
     got = lab.exact_end(target, process, x, t_max, t_min)
     np.testing.assert_allclose(got, oracles.gaussian_flow(target, process, x, t_max, t_min), rtol=1e-8, atol=1e-10)
+
+
+def test_errors_on_the_way_are_those_of_the_states_there():
+    """Of DDIM's steps one by one, against the closed form of the flow."""
+    process, target = VP(t_min=0.05), lab.target("gaussian")
+    x, grids = lab.starts(process, 16), [lab.even_grid(process, n) for n in (6, 9)]
+    exact = lab.exact_path(target, process, x, grids[0][::2])
+    flow = [oracles.gaussian_flow(target, process, x, grids[0][0], t) for t in grids[0][::2]]
+    np.testing.assert_allclose(exact, np.stack(flow), rtol=1e-8, atol=1e-9)
+    got = lab.errors_on_the_way(DDIM(), process, target, grids, x, exact)
+    for errors, grid in zip(got, grids, strict=True):
+        at = grid[:: (len(grid) - 1) // 3]
+        ends = [
+            integrate(lab.keys_of(16), x, target.denoiser(process), process, DDIM(), grid[grid >= t]) for t in at[1:]
+        ]
+        apart = np.stack(ends) - exact[1:]
+        np.testing.assert_allclose(errors, [0, *np.sqrt(np.mean(apart**2, axis=(1, 2)))], rtol=1e-9)
+    with pytest.raises(ValueError, match="8 steps, in 8 rows of a plan, do not share 3 times"):
+        lab.errors_on_the_way(DDIM(), process, target, [lab.even_grid(process, 8)], x, exact)
 
 
 def test_gaussian_moments_of_one_ancestral_step():
@@ -73,8 +92,8 @@ def test_path_errors_fall_with_their_order():
 def test_certificates_say_what_is_documented_and_measured():
     process, target = VP(t_min=0.05), lab.target("gaussian")
     found = lab.certificate("heun", Heun(), process, target)
-    assert found["documented"] == {"end": 2} and found["orders"]["end"]["order"] == pytest.approx(2, abs=0.2)
-    assert len(found["orders"]["end"]["errors"]) == 4
+    assert found["documented"] == {"global": 2} and found["orders"]["global"]["order"] == pytest.approx(2, abs=0.2)
+    assert len(found["orders"]["global"]["errors"]) == 4
 
 
 def test_steps_for_a_budget():

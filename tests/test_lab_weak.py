@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jdiff import lab, oracles
+from jdiff.lab import defects
 from jdiff.processes import VP
 from jdiff.samplers import (
     DDPM,
@@ -92,3 +93,19 @@ def test_methods_are_told_apart_by_their_memory():
 def test_several_draws_of_which_one_is_fresh_are_refused():
     with pytest.raises(ValueError, match="one fresh noise or increments of a path, got 2 draws"):
         lab.weak_errors(PredictorCorrector(), PROCESS, lab.target("gaussian"), late(2), 16)
+
+
+def test_a_sampled_error_is_that_of_the_first_lattices_that_agree(monkeypatch):
+    asked, found = [], {96: 1.5, 128: 1.05, 160: 1.0}
+
+    def sampled(solver, process, target, grid, points, batches):
+        asked.append((points, batches))
+        return found[points] * jnp.eye(6)[5], (0.1**2 / batches) * jnp.eye(6)
+
+    monkeypatch.setattr(defects, "multistep_weak_errors", sampled)
+    error = lambda: lab.multistep_weak_error(ERSDE(memory=2), PROCESS, lab.target("ring8"), late(4), most=8)
+    norm, scatter = error()
+    assert (norm, scatter) == pytest.approx((1, 0.1 / 7**0.5))
+    assert asked == [(96, 1), (128, 1), (160, 1), (160, 7)]
+    found[160] = 0.9
+    assert error() is None

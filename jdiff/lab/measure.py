@@ -1,6 +1,6 @@
 """Errors of a solver against what is known, and the order that they show.
 
-- `end_errors`: of the end point, for a method without noise.
+- `end_errors`: of the end point, for a method without noise; `errors_on_the_way`: and of the states before.
 - `gaussian_moments`: mean and covariance at the end for a Gaussian target, exactly. Every solver is affine in its start
   and its noise there, so that the covariance is that of a linear map of standard normal numbers, read off unit vectors.
 - `path_errors`: of the end point given the Brownian path, against a fine grid on the same path (strong error).
@@ -73,6 +73,24 @@ def end_errors(
     run = runner(solver)
     ends = [np.asarray(run(process, *_in_dtype(grid, target, x), grid), np.float64) for grid in grids]
     return [float(np.sqrt(np.mean((end - exact) ** 2))) for end in ends]
+
+
+def errors_on_the_way(
+    solver: Solver, process: Process, target: Distribution, grids: Sequence[Array], x: Array, exact: np.ndarray
+) -> np.ndarray:
+    """Root mean square errors [len(grids), k + 1], per coordinate, of the states on the way from x [n, 2] over each
+    grid: at k + 1 times that all grids share, each k-th part of their steps, where `exact` [k + 1, n, 2] is right."""
+
+    @jax.jit
+    def run(target: Distribution, x: Array, grid: Array) -> Array:
+        denoise, parts = target.denoiser(process), len(exact) - 1
+        _, path = integrate(keys_of(len(x)), x, denoise, process, solver, grid, trajectory=True)
+        if len(path) != len(grid) or (len(grid) - 1) % parts:
+            raise ValueError(f"{len(grid) - 1} steps, in {len(path) - 1} rows of a plan, do not share {parts} times")
+        return path[:: (len(grid) - 1) // parts]
+
+    paths = [np.asarray(run(*_in_dtype(grid, target, x), grid), np.float64) for grid in grids]
+    return np.stack([np.sqrt(np.mean((path - exact) ** 2, axis=(1, 2))) for path in paths])
 
 
 def exact_denoiser(process: Process, target: Distribution, number: Array) -> Denoiser:

@@ -4,7 +4,8 @@ Everything is float64; JAX must have been told so (`jax_enable_x64`).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import jax
@@ -91,14 +92,23 @@ def starts(process: Process, n: int, seed: int = 0) -> Array:
     return process.prior(jax.random.key(seed), (n, 2), jnp.float64)
 
 
-def exact_end(
-    target: oracles.Distribution, process: Process, x: Array, start: float, end: float, rtol: float = 1e-11
+def exact_path(
+    target: oracles.Distribution, process: Process, x: Array, times: Sequence[float] | Array, rtol: float = 1e-11
 ) -> np.ndarray:
-    """Where the probability-flow ODE takes x [n, 2] from time `start` to `end`, to about ten digits.
+    """Where the probability-flow ODE takes x [n, 2] from times[0] to all `times` [k]: [k, n, 2], to about ten digits.
 
     By SciPy's adaptive integrator of order 8 (DOP853), which shares nothing with the solvers. A smaller `rtol` is for
     short spans: over long ones, rounding would keep the steps from ever being long.
     """
     velocity = jax.jit(lambda t, x: target.predict(process, x.reshape(-1, 2), t).velocity(process, t).ravel())
-    path = solve_ivp(velocity, (start, end), np.ravel(x), method="DOP853", rtol=rtol, atol=rtol / 10)
-    return path.y[:, -1].reshape(-1, 2)
+    states = [np.ravel(x)]
+    for span in pairwise(map(float, times)):
+        states.append(solve_ivp(velocity, span, states[-1], method="DOP853", rtol=rtol, atol=rtol / 10).y[:, -1])
+    return np.stack(states).reshape(-1, *x.shape)
+
+
+def exact_end(
+    target: oracles.Distribution, process: Process, x: Array, start: float, end: float, rtol: float = 1e-11
+) -> np.ndarray:
+    """The end of `exact_path` from time `start` to `end`, [n, 2]."""
+    return exact_path(target, process, x, (start, end), rtol)[-1]

@@ -27,7 +27,7 @@ from jdiff.typing import Array, Denoiser
 TAPS = 12  # points that an interpolation takes along each axis
 DRAWS = 4096  # states by which a row's lattice is placed
 ROOM = 1.2  # beyond them, over the span of their outer tenth: to six and a half standard deviations of a Gaussian
-LATTICES = (32, 48, 64, 80)  # points along each side, tried in turn
+LATTICES = (32, 48, 64, 80, 112)  # points along each side, tried in turn
 INCREMENT, FRESH = 4, 8  # quadrature points an axis: an increment is small with the step, a fresh draw need not be
 
 

@@ -28,8 +28,8 @@ def test_errors_of_the_ring(capsys, tmp_path):
 def test_orders(capsys, tmp_path):
     figures = lab(capsys, tmp_path, "--order", "--solver", "ddim", "--process", "vp", "--target", "gaussian")
     (row,) = figures["rows"]
-    assert row["documented"]["end"] == 1 and row["orders"]["end"]["order"] == pytest.approx(1, abs=0.2)
-    assert row["orders"]["end"]["half_width"] < 0.2
+    assert row["documented"]["global"] == 1 and row["orders"]["global"]["order"] == pytest.approx(1, abs=0.2)
+    assert row["orders"]["global"]["half_width"] < 0.2
 
 
 def test_a_searched_grid_is_written_and_used(capsys, tmp_path):
