@@ -14,10 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AbstractDevice
 
 from jdiff.experiment import Experiment
 from jdiff.models import DiT, FullAttention, MMDiT
 from jdiff.models.fused import fits
+from jdiff.plan.chips import Chip
 from jdiff.plan.tiles import tiled_bytes
 from jdiff.train.trainer import Trainer
 
@@ -79,8 +81,8 @@ def _mmdit(network: MMDiT, size: int, channels: int, out: int, m: int) -> Work:
     return Work(blocks, attention, 2 * embeddings + 4 * d**2 + 2 * n * patch * d * (channels + out))
 
 
-def fused(trainer: Trainer) -> bool:
-    """Whether the network's attention, all tokens to all, is one kernel on these devices."""
+def fused(trainer: Trainer, chip: Chip) -> bool:
+    """Whether the network's attention, all tokens to all, is one kernel on these chips, which need not be there."""
     network, data = trainer.experiment.network, trainer.experiment.data
     if not isinstance(network, DiT | MMDiT) or (
         isinstance(network, DiT) and not isinstance(network.attention, FullAttention)
@@ -89,7 +91,8 @@ def fused(trainer: Trainer) -> bool:
     tokens = (data.size // network.patch_size) ** 2 + (getattr(data, "tokens", 0) if isinstance(network, MMDiT) else 0)
     shape = trainer.experiment.batch_size, tokens, network.num_attention_heads, network.attention_head_dim
     heads = jax.ShapeDtypeStruct(shape, network.compute.dtype)
-    with jax.sharding.use_abstract_mesh(trainer.mesh.abstract_mesh):
+    device = AbstractDevice(device_kind=f"TPU {chip.name}", num_cores=None, platform=chip.platform)
+    with jax.sharding.use_abstract_mesh(trainer.mesh.abstract_mesh.update(abstract_device=device)):
         return fits(heads, heads)
 
 
@@ -113,7 +116,7 @@ def arguments(trainer: Trainer, platform: str) -> dict[str, int]:
     return {name: shard_bytes(part, size) for name, part in parts.items()}
 
 
-def temporary(trainer: Trainer) -> float | None:
+def temporary(trainer: Trainer, chip: Chip) -> float | None:
     """An estimate of the bytes that a step needs besides its arguments: gradients, parameters in the dtype of
     activations, what blocks keep for the backward pass, and what one block works in. None where the network has no
     closed formula. The factors are fitted to what the compiler says (experiments/plan_verdicts.py)."""
@@ -126,10 +129,11 @@ def temporary(trainer: Trainer) -> float | None:
     tokens = (data.size // network.patch_size) ** 2 + getattr(data, "tokens", 0)
     rows = math.ceil(experiment.batch_size / (trainer.mesh.shape["data"] * trainer.mesh.shape["fsdp"]))
     token = network.width * narrow
-    weights = 0 if fused(trainer) else tokens * network.num_attention_heads  # of attention, a token
+    # Of attention, a token: its logits and what becomes of the values, which its kernel does not keep.
+    weights, mixed = (0, 0) if fused(trainer, chip) else (tokens * network.num_attention_heads, 2 * token)
     kept = {
-        "none": 44 * token + weights * (wide + narrow),
-        "dots": 12 * token + weights * wide,
+        "none": 42 * token + mixed + weights * (wide + narrow),
+        "dots": 10 * token + mixed + weights * wide,
         "dots_with_no_batch_dims": 10 * token,
         "full": token,
         "offload_dots": token,

@@ -97,9 +97,9 @@ def assembled(
         mesh=dict(trainer.mesh.shape),
         batch=batch,
         remat=remat,
-        fused=analytic.fused(trainer),
+        fused=analytic.fused(trainer, topology.chip),
         arguments=arguments,
-        temporary=analytic.temporary(trainer),
+        temporary=analytic.temporary(trainer, topology.chip),
         # What the compiler leaves of it: 15.75 of 16 GiB on v5e.
         available=topology.chip.hbm / topology.chip.cores * 0.984,
         work=work,

@@ -87,6 +87,18 @@ def test_estimates_of_memory_are_near_what_a_compiler_said(remat, each, held):
     assert found.needed / 2**30 == pytest.approx(held, rel=0.06)
 
 
+@pytest.mark.parametrize(
+    "remat, each, held", [("none", 16, 12.63), ("dots", 64, 12.80), ("dots_with_no_batch_dims", 32, 8.68)]
+)
+def test_and_where_attention_is_one_kernel(remat, each, held):
+    network = dataclasses.replace(DIT.network, num_layers=24, attention_head_dim=64)
+    experiment = on_mesh("data=2,fsdp=2", dataclasses.replace(DIT, network=network, batch_size=4 * each))
+    trainer, _ = described(analytic.with_remat(experiment, remat), parse("h100:1x4"), 0)
+    chip = parse("v5e:2x2").chip
+    needed = analytic.temporary(trainer, chip) + sum(analytic.arguments(trainer, "tpu").values())
+    assert analytic.fused(trainer, chip) and needed / 2**30 == pytest.approx(held, rel=0.03)
+
+
 def test_a_compiler_says_what_is_needed_and_whether_it_fits():
     """What is alive at once, not all arguments and temporaries."""
     guess = plan(dataclasses.replace(DIT, batch_size=1024))
