@@ -10,6 +10,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jax.extend.backend import clear_backends
 
 from jdiff.models import MMDiT, functional
 from jdiff.parallel import Mesh, put_batch, state_sharding
@@ -126,6 +127,7 @@ def test_a_text_transformer_has_the_gradient_of_one_device(mesh):
 
 
 if __name__ == "__main__":
+    clear_backends()  # to build the experiment of the smallest recipe is to compute
     jax.config.update("jax_num_cpu_devices", 8)
     for name, mesh in TABLE:
         same_as_alone(name, MESHES[mesh])
