@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.extend.backend import clear_backends
 
-from jdiff.models import MMDiT, functional
+from jdiff.models import MMDiT, UNet2DCondition, functional
 from jdiff.parallel import Mesh, put_batch, state_sharding
 from tests.parallel.runs import ROWS, SIZE, SMALL, TRANSFORMERS, UNETS, difference, moved, run_of, trained
 
@@ -88,12 +88,9 @@ def test_accumulated_parts_are_the_whole_batch(mesh):
     assert np.abs(alone("small")[0][:2, 0] / whole[:, 0] - 1).min() > 1e-3  # without all that, others
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["context", "pipeline", MIXED])
-def test_a_text_transformer_has_the_gradient_of_one_device(mesh):
-    """MM-DiT: blocks of three kinds, and a number of tokens that context does not
-    divide."""
-    config = MMDiT(
+CAPTIONED = {
+    # Blocks of three kinds, and a number of tokens that context does not divide.
+    "MMDiT": MMDiT(
         sample_size=SIZE,
         patch_size=2,
         in_channels=3,
@@ -107,23 +104,48 @@ def test_a_text_transformer_has_the_gradient_of_one_device(mesh):
         pos_embed_max_size=8,
         dual_attention_layers=(0, 1),
         qk_norm="rms_norm",
-    )
+    ),
+    "UNet2DCondition": UNet2DCondition(
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=12,
+        attention_head_dim=2,
+    ),
+}
+CAPTIONED_TABLE = [("MMDiT", mesh) for mesh in MESHES] + [("UNet2DCondition", mesh) for mesh in ("dp", "fsdp", MIXED)]
+CAPTIONED_TESTED = [("MMDiT", "context"), ("MMDiT", "pipeline"), ("MMDiT", MIXED), ("UNet2DCondition", MIXED)]
+
+
+def same_gradient_as_alone(name, mesh):
+    config = CAPTIONED[name]
     network = functional(config.module)
     params = jax.tree_util.tree_map_with_path(moved, network.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    inputs = (normal(ROWS, SIZE, SIZE, 3), normal(ROWS), {"text": normal(ROWS, 5, 12), "pooled": normal(ROWS, 20)})
+    cond = {name: normal(ROWS, *shape) for name, shape in config.conditions(5).items()}
+    inputs = (normal(ROWS, SIZE, SIZE, 3), normal(ROWS), cond)
 
     def loss(params, inputs):
         return (network.apply(params, *inputs) ** 2).mean()
 
-    built = MESHES[mesh].build()
-    lie = state_sharding(built, params, config.num_attention_heads)
+    built = mesh.build()
+    lie = state_sharding(built, params, config.num_attention_heads if name == "MMDiT" else None)
     with jax.set_mesh(built):
         got = jax.jit(jax.value_and_grad(loss))(jax.device_put(params, lie), put_batch(built, inputs))
     value, gradient = jax.jit(jax.value_and_grad(loss))(params, inputs)
     np.testing.assert_allclose(got[0], value, rtol=LOSS)
     assert difference(jax.tree.map(np.asarray, got[1]), jax.tree.map(np.asarray, gradient)) < GRADIENT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "mesh"), CAPTIONED_TESTED, ids=[" on ".join(pair) for pair in CAPTIONED_TESTED])
+def test_a_network_of_captions_has_the_gradient_of_one_device(name, mesh):
+    same_gradient_as_alone(name, MESHES[mesh])
 
 
 if __name__ == "__main__":
@@ -132,3 +154,6 @@ if __name__ == "__main__":
     for name, mesh in TABLE:
         same_as_alone(name, MESHES[mesh])
         print(f"{name} on {mesh}: as on one device", flush=True)
+    for name, mesh in CAPTIONED_TABLE:
+        same_gradient_as_alone(name, MESHES[mesh])
+        print(f"{name} on {mesh}: the gradient of one device", flush=True)
