@@ -15,6 +15,7 @@ from jdiff.plan.mesh import described
 from jdiff.plan.mesh import parse as on_mesh
 from jdiff.plan.predict import bill, predict
 from jdiff.plan.report import Economy, figures, lines, make
+from jdiff.plan.tiles import tiled_bytes
 from jdiff.plan.topology import parse
 from jdiff.train.trainer import assemble
 from tests import recipe
@@ -72,6 +73,29 @@ def test_bytes_of_arguments_are_those_of_the_arrays():
     sizes = analytic.arguments(trainer, "cpu")
     assert sum(size for name, size in sizes.items() if name != "batch") == held
     assert sizes["batch"] == 2 * (8 * 8 * 3 * 4 + 4 + 4)
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, held",
+    [
+        ((), np.float32, 128 * 4),
+        ((16,), np.float32, 128 * 4),
+        ((1152,), np.float32, 2048 * 4),
+        ((28, 1152), np.float32, 32 * 1152 * 4),
+        ((144, 16), np.float32, 256 * 16 * 4),
+        ((2, 2, 4, 144), np.float32, 2 * 2 * 4 * 256 * 4),
+        ((28, 1152, 576), np.float32, 28 * 1152 * 576 * 4),
+        ((16, 154, 4096), np.float16, 154 * 16 * 4096 * 2),
+    ],
+    ids=str,
+)
+def test_arrays_in_tiles(shape, dtype, held):
+    """As libtpu 0.0.42.1 laid arguments of the pod recipes out."""
+    assert tiled_bytes(shape, np.dtype(dtype)) == held
+
+
+def test_a_random_key_is_two_numbers_in_a_tile():
+    assert tiled_bytes((), jax.random.key(0).dtype) == 128 * 4
 
 
 # DiT-L/2 on four v5e, data=2, fsdp=2: GiB that libtpu 0.0.42.1 says one must hold at once, none of which the estimate

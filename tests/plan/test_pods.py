@@ -56,6 +56,8 @@ def test_a_pod_computes_holds_and_sends_what_it_did(name, tmp_path):
     assert said.arguments == golden["arguments"] == sum(analytic.arguments(trainer, "tpu").values())
     assert said.arguments < said.peak < said.arguments + said.temporaries
     assert said.temporaries == pytest.approx(golden["temporaries"], rel=0.1)
+    # Most of what is gathered has products beside it.
+    assert sum(size for size, _ in said.beside) > 0.5 * golden["sent"]["all-gather"]
     least = 0.01 * sum(golden["sent"].values())
     for kind in said.sent | golden["sent"]:
         assert said.sent.get(kind, 0) == pytest.approx(golden["sent"].get(kind, 0), rel=0.1, abs=least), kind
