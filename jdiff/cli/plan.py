@@ -23,7 +23,7 @@ class PlanArguments:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     topology: str
-    """The hardware: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x8, h100:64, ..."""
+    """The hardware: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x8, h100:16x8 (hosts and GPUs in each), ..."""
     slices: int = 1
     """How many of that, joined by the slower network of the data centre."""
     axes: Annotated[str, tyro.conf.arg(name="mesh")] = ""

@@ -5,11 +5,12 @@ path x_0, ..., x_m
 
     E f(x_m) = E v_0(x_0) + sum_k E [v_{k + 1}(x_{k + 1}) - v_k(x_k)],
 
-whatever v is. Here it is what f is worth under the trapezoidal rule for the same SDE, a method of weak order 2 without
-memory, kept on lattices as in `weak.py`: so that the first term is known without sampling, and each other one, a step's
-defect, is small. A defect is averaged over the noise of its own step and of those before that the method remembers:
-what is left differs little from path to path, and some thousand of them tell the error to a few percent. On lattices
-that are too coarse for v it differs more, by what the interpolation adds: finer ones save paths.
+whatever v is; x_k is the state that step k goes on from, the corrected one of a method that corrects. Here v is what f
+is worth under the trapezoidal rule for the same SDE, a method of weak order 2 without memory, kept on lattices as in
+`weak.py`: so that the first term is known without sampling, and each other one, a step's defect, is small. As v_k(x_k)
+is the mean of v_{k + 1} after a step of that rule, a defect is the difference that both steps make with the same noise,
+averaged over this noise and that of the steps before which the method remembers. What is left differs little from path
+to path, and some thousand of them tell the error to a few percent.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff.lab.measure import marginal_draws, observables
-from jdiff.lab.weak import Lattices, increment_rule, interpolated, lattice_mean, lattices, square, worths
+from jdiff.lab.weak import Lattices, interpolated, lattice_mean, lattices, square, worths
 from jdiff.oracles import Distribution
 from jdiff.processes import Process
 from jdiff.pytree import pytree
@@ -73,7 +74,7 @@ class _Trapezoid(Solver):
         return x + plan.change * (last.x0 - first.x0), carry
 
 
-def _past_rule(steps: int, dtype) -> tuple[Array, Array]:
+def _noise_rule(steps: int, dtype) -> tuple[Array, Array]:
     """Values [q, steps, 2] of the noise of several steps, and weights [q], exact to degree five."""
     d = 2 * steps
     unit, signs = np.eye(d), [(1, 1), (1, -1), (-1, 1), (-1, -1)]
@@ -85,9 +86,9 @@ def _past_rule(steps: int, dtype) -> tuple[Array, Array]:
 
 
 def lookback(solver: StochasticMultistep) -> int:
-    """Over how many steps' noise a defect is averaged: the oldest value that a step combines was computed at a state
-    which the noise of as many steps before it has moved."""
-    return 2 * (solver.memory - 1)
+    """Over how many steps' noise before its own a defect is averaged: all that has moved the states at which the values
+    of both its ends were computed."""
+    return solver.memory
 
 
 class _Known(NamedTuple):
@@ -96,11 +97,11 @@ class _Known(NamedTuple):
     error: Array  # [6]: the weak error without the defects of the rows from the lookback on
     lattices: Lattices
     worth: Array  # [m, points^2, 6]: v_k on the lattice of row k
-    means: Array  # [m, points^2, 6]: E v_{k + 1}(x + spread_k z) on the lattice of row k + 1
+    rule: _Rule
 
 
-def _step(solver: Solver, denoise: Denoiser, process: Process, x: Array, carry: Array, row, z: Array | float):
-    """One step with the noise z."""
+def _step(solver: Solver, denoise: Denoiser, process: Process, x: Array, carry, row, z: Array):
+    """One step with the noise z [2] or [B, 2]."""
     drawn = lambda t, s, part=0: jnp.broadcast_to(jnp.asarray(z, x.dtype), x.shape)
 
     def fresh(part: int = 0) -> Array:
@@ -109,22 +110,37 @@ def _step(solver: Solver, denoise: Denoiser, process: Process, x: Array, carry: 
     return solver.step(denoise, process, x, carry, row, Noise(between=drawn, fresh=fresh))
 
 
+def _corrected(solver: StochasticMultistep, denoise: Denoiser, process: Process, x: Array, carry: Array, row) -> Array:
+    """The state that the step of a row goes on from."""
+    x, prediction = evaluate(denoise, process, x, row.t)
+    return solver.corrected(x, jnp.concatenate([prediction.x0[None], carry]), row)
+
+
 def _defect(
-    solver: Solver, denoise: Denoiser, process: Process, plan, known: _Known, x: Array, carry: Array, row: Array, n: int
+    solver: StochasticMultistep, denoise, process: Process, plan, known: _Known, x: Array, carry: Array, row, n: int
 ) -> Array:
-    """E [v_{k + 1}(x_{k + 1}) - v_k(x_k)] [B, 6], k = row + n, given the state x [B, 2] and the carry at `row`."""
-    of_row = lambda k: jax.tree.map(lambda leaf: leaf[k], plan)
+    """The defect [B, 6] of the step at row + n, averaged over its noise and that of the steps from `row` on, given the
+    state x [B, 2] and the carry at `row`."""
+    of_row = lambda k, plan=plan: jax.tree.map(lambda leaf: leaf[k], plan)
+    at, last = row + n, len(known.worth) - 1
+    places = known.lattices.of(at + 1)
 
     def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
         (z, weight), y, past = node, x, carry
         for number in range(n):
             y, past = _step(solver, denoise, process, y, past, of_row(row + number), z[number])
-        end, _ = _step(solver, denoise, process, y, past, of_row(row + n), 0.0)
-        after = interpolated(known.means[row + n], known.lattices.of(row + n + 1), end)
-        return total + weight * (after - interpolated(known.worth[row + n], known.lattices.of(row + n), y)), None
+        begin = _corrected(solver, denoise, process, y, past, of_row(at))
+        other, _ = _step(_Trapezoid(of=solver), denoise, process, begin, (), of_row(at, known.rule), z[n])
+        end, past = _step(solver, denoise, process, y, past, of_row(at), z[n])
 
-    rule = _past_rule(n, x.dtype) if n else (jnp.zeros((1, 0, 2), x.dtype), jnp.ones(1, x.dtype))
-    return jax.lax.scan(add, jnp.zeros((len(x), 6), x.dtype), rule)[0]
+        def on_the_way() -> Array:
+            later = _corrected(solver, denoise, process, end, past, of_row(at + 1))
+            return interpolated(known.worth[at + 1], places, later) - interpolated(known.worth[at + 1], places, other)
+
+        at_the_end = lambda: observables(end) - observables(other)
+        return total + weight * jax.lax.cond(at < last, on_the_way, at_the_end), None
+
+    return jax.lax.scan(add, jnp.zeros((len(x), 6), x.dtype), _noise_rule(n + 1, x.dtype))[0]
 
 
 @partial(jax.jit, static_argnames="points")
@@ -132,20 +148,7 @@ def _known(solver: StochasticMultistep, process: Process, target: Distribution, 
     rule, denoise, plan = _Trapezoid(of=solver), target.denoiser(process), solver.plan(process, grid)
     places = lattices(rule, process, target, grid)
     worth = worths(rule, process, target, grid, places, points)
-    last = len(grid) - 2
-
-    def mean_after(row: Array) -> Array:
-        after, x = places.of(row + 1), square(*places.of(row + 1), points)
-
-        def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
-            end = x + plan.spread[row] * node[0]
-            value = lambda end: interpolated(worth[jnp.minimum(row + 1, last)], after, end)
-            return total + node[1] * jax.lax.cond(row < last, value, observables, end), None
-
-        return jax.lax.scan(add, jnp.zeros_like(worth[0]), increment_rule(x.dtype))[0]
-
-    means = jax.lax.map(mean_after, jnp.arange(len(grid) - 1))
-    known = _Known(jnp.zeros(6, grid.dtype), places, worth, means)
+    known = _Known(jnp.zeros(6, grid.dtype), places, worth, rule.plan(process, grid))
     x = square(*places.of(0), points)
     carry, begin = solver.init(x), worth[0]
     for number in range(lookback(solver)):

@@ -45,7 +45,7 @@ def _attend(q: Array, k: Array, v: Array) -> Array:
     platform = ambient.platform()
     if platform != "gpu":
         return _heads_first(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v, implementation=_kernel(platform, q.dtype, q.shape[-1]))
+    return jax.nn.dot_product_attention(q, k, v, implementation=kernel(platform, q.dtype, q.shape[-1]))
 
 
 def _heads_first(q: Array, k: Array, v: Array) -> Array:
@@ -59,9 +59,9 @@ def _heads_first(q: Array, k: Array, v: Array) -> Array:
     return (mixed / total).astype(v.dtype).swapaxes(1, 2)
 
 
-def _kernel(platform: str, dtype: Any, width: int) -> Any:
+def kernel(platform: str, dtype: Any, width: int) -> Any:
     """cuDNN's wants a GPU, half precision, and heads that are a multiple of 8 and, before Hopper, at most 128 wide."""
-    half = dtype in (jnp.bfloat16, jnp.float16)
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     return "cudnn" if platform == "gpu" and half and width % 8 == 0 and width <= 128 else "xla"
 
 

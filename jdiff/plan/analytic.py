@@ -18,6 +18,7 @@ from jax.sharding import AbstractDevice
 
 from jdiff.experiment import Experiment
 from jdiff.models import DiT, FullAttention, MMDiT
+from jdiff.models.attention import kernel
 from jdiff.models.fused import fits
 from jdiff.plan.chips import Chip
 from jdiff.plan.tiles import tiled_bytes
@@ -89,6 +90,8 @@ def fused(trainer: Trainer, chip: Chip) -> bool:
     ):
         return False
     tokens = (data.size // network.patch_size) ** 2 + (getattr(data, "tokens", 0) if isinstance(network, MMDiT) else 0)
+    if chip.platform == "cuda":
+        return kernel("gpu", network.compute.dtype, network.attention_head_dim) == "cudnn"
     shape = trainer.experiment.batch_size, tokens, network.num_attention_heads, network.attention_head_dim
     heads = jax.ShapeDtypeStruct(shape, network.compute.dtype)
     device = AbstractDevice(device_kind=f"TPU {chip.name}", num_cores=None, platform=chip.platform)

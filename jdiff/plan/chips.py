@@ -2,7 +2,8 @@
 
 TPUs: cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e and /tpu7x (HBM, its bandwidth, bf16 peak, ICI bandwidth, which is
 given there for all links of a chip, both ways), and cloud.google.com/tpu/pricing (on demand, the cheapest region, as of
-early 2026). GPUs: NVIDIA's data sheets of H100 SXM and H200 SXM (dense bf16; NVLink one way). Power: what the maker
+early 2026). GPUs: NVIDIA's data sheets of H100 SXM and H200 SXM (dense bf16; NVLink one way), a network of 400 Gb/s a
+GPU. Power: what the maker
 publishes, measured mean of v4 in production (Jouppi et al., 2304.01433, table 4), thermal design power of GPUs; Google
 publishes none for v5e, v5p, v6e and tpu7x. Prices and power are defaults of inputs, not facts about a contract.
 """
@@ -36,9 +37,16 @@ class Chip:
     clock: float = 0.0
     """Cycles a second, by which the compiler's cycles become seconds: peak over the FLOPs of a cycle (128 x 128 or
     256 x 256 multiply-adds, times the matrix units of what is one device)."""
+    usable: float = 0.984
+    """The share of memory that a program may have: 15.75 of 16 GiB on v5e; on GPUs what JAX takes unless
+    XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
+    products: float = 0.65
+    """What products of matrices are taken to do of the peak where the compiler estimates no cycles (GPUs). ASSUMED: not
+    measured here."""
     kernels: float = 0.4
     """What a kernel of attention does of the peak, by the compiler's schedule of it: 0.40 to 0.53 where matrix units
-    are 128 x 128, 0.14 to 0.20 where they are 256 x 256 (experiments/benchmarks/kernel_schedules.py)."""
+    are 128 x 128, 0.14 to 0.20 where they are 256 x 256 (experiments/benchmarks/kernel_schedules.py). Assumed on
+    GPUs."""
     watts: float | None = None
     dollars: float | None = None
     """An hour."""
@@ -70,11 +78,11 @@ CHIPS = {
         ),
         Chip(
             name="h100", platform="cuda", hbm=80e9, bandwidth=3.35e12, peak=9.89e14, link=4.5e11, links=1,
-            dcn=5e10, watts=700.0,
+            dcn=5e10, usable=0.75, kernels=0.5, watts=700.0,
         ),
         Chip(
             name="h200", platform="cuda", hbm=141e9, bandwidth=4.8e12, peak=9.89e14, link=4.5e11, links=1,
-            dcn=5e10, watts=700.0,
+            dcn=5e10, usable=0.75, kernels=0.5, watts=700.0,
         ),
     )
 }  # fmt: skip

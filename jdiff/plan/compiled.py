@@ -1,6 +1,6 @@
 """The step that `jdiff train` runs, compiled for devices that are not there, and what the compiler says of it.
 
-Kept by the hash of what was compiled: the program before XLA, the devices, and the versions of jax, jaxlib and libtpu.
+Kept by the hash of what was compiled: the program before XLA, the devices, and the versions of JAX and its compilers.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from jdiff.plan import hlo, statistics
+from jdiff.plan import gpus, hlo, statistics
 from jdiff.plan.topology import Topology
 from jdiff.train.run import write_atomically
 from jdiff.train.trainer import Trainer
@@ -43,7 +43,7 @@ class Compiled:
     sent: dict[str, float]
     """Bytes that a device sends, by kind of collective."""
     between: float
-    """Of these, bytes that go between slices."""
+    """Of these, bytes that go between slices, or between hosts of GPUs."""
     opaque: dict[str, int]
 
 
@@ -56,14 +56,14 @@ def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled
     """Compiles the trainer's step, or reads what was said when it was. Raises ValueError for what the compiler refuses
     for another reason than memory."""
     lowered = trainer.step().lower(trainer.abstract, trainer.abstract_batch)
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")]
+    versions = sorted(f"{one.name} {one.version}" for one in importlib.metadata.distributions() if _compiles(one.name))
     sources = [Path(name).read_text() for name in (hlo.__file__, statistics.__file__, __file__)]
     words = "\n".join([str(topology), *versions, *sources, lowered.as_text()])
     path = cache / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
     if path.exists():
         return Compiled(**json.loads(path.read_text()))
     try:
-        result = _measured(lowered.compile())
+        result = _measured(lowered.compile(gpus.OPTIONS if topology.chip.platform == "cuda" else None), topology)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise ValueError(f"the compiler refuses this step: {' '.join(str(error).split())[:400]}") from error
@@ -73,17 +73,27 @@ def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled
     return result
 
 
-def _measured(program: jax.stages.Compiled) -> Compiled:
+def _compiles(distribution: str) -> bool:
+    return distribution in ("jax", "jaxlib", "libtpu") or distribution.startswith(("jax-cuda", "nvidia-cudnn"))
+
+
+def _measured(program: jax.stages.Compiled, topology: Topology) -> Compiled:
     memory = program.memory_analysis()
     if memory is None:
         raise ValueError("the compiler does not say how much memory the program takes")
     figures = statistics.statistics(program.as_text() or "")
+    whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    whole += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    gpu = topology.chip.platform == "cuda"  # whose compiler neither says what is alive at once nor refuses
+    peak = whole if gpu else memory.peak_memory_in_bytes
+    available = int(topology.chip.hbm * topology.chip.usable) if gpu else None
+    between = figures.between(topology.shape[-1]) if gpu else figures.sent().get(statistics.BETWEEN, 0.0)
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        peak=memory.peak_memory_in_bytes,
-        fits=True,
-        available=None,
+        peak=peak,
+        fits=available is None or peak <= available,
+        available=available,
         flops=figures.flops,
         cycles=figures.cycles,
         product_cycles=figures.product_cycles,
@@ -92,7 +102,7 @@ def _measured(program: jax.stages.Compiled) -> Compiled:
         kernel_moved=figures.kernel_moved,
         beside=[(one.sent, one.beside) for one in figures.collectives if one.beside],
         sent=figures.sent(),
-        between=figures.sent().get(statistics.BETWEEN, 0.0),
+        between=between,
         opaque=figures.opaque,
     )
 

@@ -4,10 +4,12 @@ The time of a step is the sum of two parts. Computing: of fusions with products 
 cycles over the clock (for a product of 8192 x 8192 matrices it comes to 70 to 90% of peak, by chip); of kernels, the
 greater of their FLOPs over `Chip.kernels` of the peak and their bytes over the bandwidth of the memory; of all others,
 the bytes that they move over that bandwidth. Of those the compiler's cycles are not taken: for x + 1 they come to 0.36
-to 0.42 of the published bandwidth; they are the slow end, and given as such. Without the compiler, the greater of
+to 0.42 of the published bandwidth; they are the slow end, and given as such. For GPUs the compiler says no cycles:
+products take their FLOPs over `Chip.products` of the peak, which is assumed. Without the compiler, the greater of
 FLOPs over peak and of reading and writing the state over bandwidth. Sending: a ring over the two links of one axis of
 a torus, less what the compiler has laid computing beside, a collective's sending or that computing, whichever is
-shorter. The two ends, nothing hidden and all of it, are given beside it.
+shorter. The two ends, nothing hidden and all of it, are given beside it. What goes between slices, or between hosts of
+GPUs, goes by `Chip.dcn`.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ class Prediction:
     compute: float
     """Seconds of computing."""
     sending: float
-    """Seconds of sending within slices and between them."""
+    """Seconds of sending within slices or hosts and between them."""
     hidden: float
     """Of these, behind the computing that the compiler has laid beside it."""
     roofline: float
@@ -51,6 +53,7 @@ def predict(
     batch: int,
     model: float,
     hardware: float,
+    compiled: bool,
     cycles: float,
     product_cycles: float,
     moved: float,
@@ -59,21 +62,25 @@ def predict(
     between: float,
     beside: Sequence[tuple[float, float]] = (),
 ) -> Prediction:
-    """`model` FLOPs of an example; `hardware` FLOPs, `cycles` (0 if not known) and of these `product_cycles`, bytes
-    `moved` in memory besides, FLOPs and bytes of `kernels`, bytes `sent` and of these `between` slices, and of each
-    collective that computing is laid `beside` its bytes and the cycles of that; all of one device and step."""
+    """`model` FLOPs of an example; `hardware` FLOPs, whether the compiler said what follows (`compiled`), `cycles` and of
+    these `product_cycles`, bytes `moved` in memory besides, FLOPs and bytes of `kernels`, bytes `sent` and of these
+    `between` slices, and of each collective that computing is laid `beside` its bytes and the cycles of that; all of
+    one device and step."""
     chip = topology.chip
     peak = chip.peak / chip.cores
     moving = moved * chip.cores / chip.bandwidth
     bound = max(hardware / peak, moving)
-    known = cycles > 0 and chip.clock > 0
     attending = max(kernels[0] / (chip.kernels * peak), kernels[1] * chip.cores / chip.bandwidth)
-    compute = product_cycles / chip.clock + moving + attending if known else bound
-    slow = cycles / chip.clock + attending if known else bound
+    if compiled and chip.clock:
+        compute, slow = product_cycles / chip.clock + moving + attending, cycles / chip.clock + attending
+    elif compiled:
+        compute = slow = (hardware - kernels[0]) / (chip.products * peak) + moving + attending
+    else:
+        compute = slow = bound
     # A ring in both directions of one axis; more axes only make it faster.
     a_byte = chip.cores / (2 * chip.link if chip.platform == "tpu" else chip.link)
     sending = (sent - between) * a_byte + between * chip.cores / chip.dcn
-    hidden = min(sum(min(size * a_byte, under / chip.clock) for size, under in beside), compute)
+    hidden = min(sum(min(size * a_byte, under / chip.clock) for size, under in beside), compute) if chip.clock else 0.0
     reached = lambda seconds: model * batch / (topology.chips * chip.peak * seconds)
     return Prediction(
         compute=compute,

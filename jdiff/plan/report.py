@@ -100,8 +100,7 @@ def assembled(
         fused=analytic.fused(trainer, topology.chip),
         arguments=arguments,
         temporary=analytic.temporary(trainer, topology.chip),
-        # What the compiler leaves of it: 15.75 of 16 GiB on v5e.
-        available=topology.chip.hbm / topology.chip.cores * 0.984,
+        available=topology.chip.hbm / topology.chip.cores * topology.chip.usable,
         work=work,
         sent=sent,
         compiled=compiled,
@@ -118,12 +117,13 @@ def assembled(
             batch=batch,
             model=work.model,
             hardware=hardware,
+            compiled=measured is not None,
             cycles=measured.cycles if measured else 0.0,
             product_cycles=measured.product_cycles if measured else 0.0,
             moved=measured.moved if measured else 2.0 * sum(arguments.values()),
             kernels=(measured.kernel_flops, measured.kernel_moved) if measured else (0.0, 0.0),
             sent=sum(measured.sent.values()) if measured else sum(sent.values()),
-            between=measured.between if measured else _between(topology, sent),
+            between=measured.between if measured else _between(trainer, topology, sent),
             beside=measured.beside if measured else (),
         )
         cost = bill(
@@ -139,9 +139,11 @@ def assembled(
     return dataclasses.replace(plan, seconds=time.perf_counter() - start)
 
 
-def _between(topology: Topology, sent: dict[str, float]) -> float:
-    """Bytes that go between slices: those of the sum over `data`, once slices are several; its ring passes every
-    device, and the slower link is the whole ring's."""
+def _between(trainer: Trainer, topology: Topology, sent: dict[str, float]) -> float:
+    """Bytes that go between slices, or hosts of GPUs: those of the sum over `data`, once these are several, and all
+    where `fsdp` is more than a host; a ring passes every device, and the slower link is the whole ring's."""
+    if topology.chip.platform == "cuda" and topology.shape[0] > 1:
+        return sum(sent.values()) if trainer.mesh.shape["fsdp"] > topology.shape[-1] else sent["all-reduce"]
     return sent["all-reduce"] if topology.slices > 1 else 0.0
 
 
@@ -202,7 +204,8 @@ def lines(plan: Plan) -> list[str]:
     emitted = f"{_kinds(plan.compiled.sent)} compiled; " if exact and plan.compiled else ""
     said.append(f"sent         a device: {emitted}{_kinds(plan.sent)} by formula")
     if exact and plan.compiled and plan.compiled.between:
-        said.append(f"             of which {_gib(plan.compiled.between)} between slices")
+        apart = "hosts" if plan.topology.chip.platform == "cuda" else "slices"
+        said.append(f"             of which {_gib(plan.compiled.between)} between {apart}")
     if plan.prediction is not None:
         said += _predicted(plan.prediction, plan.bill)
     said.append(f"took         {plan.seconds:.1f} s")
@@ -210,13 +213,14 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _predicted(prediction: Prediction, cost: Bill | None) -> list[str]:
+    slow = f", {prediction.mfu_slow:.1%} if the compiler's cycles are right for all of it"
+    slow = slow if prediction.mfu_slow != prediction.mfu else ""
     said = [
         f"PREDICTION   step {prediction.step * 1e3:.1f} ms: computing {prediction.compute * 1e3:.1f}, sending "
         f"{prediction.sending * 1e3:.1f}, of which {prediction.hidden * 1e3:.1f} behind computing; not below "
         f"{prediction.roofline * 1e3:.1f} by roofline",
         f"             MFU {prediction.mfu:.1%}, {prediction.mfu_waiting:.1%} if no sending is hidden, "
-        f"{prediction.mfu_hidden:.1%} if all is, {prediction.mfu_slow:.1%} if the compiler's cycles are right for all "
-        "of it",
+        f"{prediction.mfu_hidden:.1%} if all is{slow}",
         f"             {prediction.images:,.0f} images/s",
     ]
     if cost is not None:

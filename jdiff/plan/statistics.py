@@ -4,7 +4,8 @@ XLA's own `cost_analysis` counts the body of a loop once. Here each computation 
 
 FLOPs are those of products of matrices, 2 for a multiply-add, counted as XLA's HloCostAnalysis counts a convolution:
 taps that fall on padding or between dilated values are none. A Pallas kernel is opaque in the text; it counts with what
-it says of itself, and where it says nothing is listed in `opaque`.
+it says of itself, and where it says nothing is listed in `opaque`. Of cuDNN's, convolutions count as such, and
+attention as two products of the size of its weights forward, five backward, where they are computed again.
 
 Bytes of collectives are what one device sends in a ring (Thakur, Rabenseifner, Gropp 2005): with X devices in a group,
 (X - 1)/X of what is gathered, scattered or exchanged, twice that of what is all-reduced. What goes between slices of
@@ -24,6 +25,16 @@ _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "col
 BETWEEN = "between slices"
 _PRODUCTS = ("convolution", "dot")
 _KERNELS = ("tpu_custom_call", "__cudnn", "__triton", "__cublas", "cublas")
+_ATTENTION = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
+"""How many products of the size of the weights these are."""
+_CONVOLUTIONS = {
+    "__cudnn$convForward": (0, 1, None),
+    "__cudnn$convBiasActivationForward": (0, 1, None),
+    "__cudnn$convBackwardInput": (None, 1, 0),
+    "__cudnn$convBackwardFilter": (0, None, 1),
+}
+"""Which operand is the input, the kernel and the output of the convolution that `dim_labels` is of; None is the
+result."""
 _BESIDE = "async_collective_fusion"
 """What computations are called that a collective goes on beside (TPUs); they name the collective again, as does the one
 that waits for its end."""
@@ -73,6 +84,10 @@ class Statistics:
             total[collective.kind] += collective.sent
         return dict(sorted(total.items()))
 
+    def between(self, each: int) -> float:
+        """Bytes that a device sends in groups that do not lie within one host of `each` devices."""
+        return sum(one.sent for one in self.collectives if len({place // each for place in one.group}) > 1)
+
 
 def statistics(text: str) -> Statistics:
     """Of the text of a compiled program. Raises ValueError for a loop whose trip count it does not show."""
@@ -99,12 +114,12 @@ def statistics(text: str) -> Statistics:
                 collectives.append(Collective(BETWEEN, size * times, (), times))
             elif kind in _COLLECTIVES and not again:
                 collectives.append(_collective(instruction, kind, name, body, times))
+            elif _target(instruction) in _CONVOLUTIONS:
+                flops += times * _convolution(*_shapes(instruction, body), instruction)
             elif _target(instruction).startswith(_KERNELS):
-                said = re.search(
-                    r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', instruction.attributes
-                )
-                kernel_flops += times * int(said[1]) if said else 0
-                kernel_moved += times * int(said[2]) if said else 0
+                said = _kernel(instruction, body)
+                kernel_flops += times * said[0] if said else 0
+                kernel_moved += times * said[1] if said else 0
                 opaque[_target(instruction)] += 0 if said else times
             if name in fused or kind in _COLLECTIVES:
                 continue
@@ -138,6 +153,25 @@ def _target(instruction: Instruction) -> str:
     return found[1] if found and instruction.opcode == "custom-call" else ""
 
 
+def _shapes(instruction: Instruction, body: dict[str, Instruction]) -> list[tuple[int, ...]]:
+    """Of the input, the kernel and the output of a convolution of cuDNN's."""
+    operands = [shape_of(body[name].type) for name in instruction.operands]
+    places = _CONVOLUTIONS[_target(instruction)]
+    return [shape_of(instruction.type) if place is None else operands[place] for place in places]
+
+
+def _kernel(instruction: Instruction, body: dict[str, Instruction]) -> tuple[float, float] | None:
+    """FLOPs of a kernel and the bytes that it reads and writes; None where it does not say."""
+    if said := re.search(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', instruction.attributes):
+        return int(said[1]), int(said[2])
+    weights = re.search(r'"intermediate_tensor_shape": ?\{.*?"dimensions": ?\[([^\]]*)\]', instruction.attributes)
+    if weights is None or _target(instruction) not in _ATTENTION:
+        return None
+    products = _ATTENTION[_target(instruction)] * math.prod(int(size) for size in re.findall(r"\d+", weights[1]))
+    moved = bytes_of(instruction.type) + sum(bytes_of(body[name].type) for name in instruction.operands)
+    return 2.0 * products * shape_of(body[instruction.operands[0]].type)[-1], moved
+
+
 def _chains(computation: Computation) -> set[str]:
     """Of its collectives."""
     return {_chain(one) for one in computation.instructions.values() if one.opcode in _COLLECTIVES}
@@ -154,6 +188,10 @@ def _flops(product: Instruction, body: dict[str, Instruction]) -> float:
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.attributes)
         contracted = math.prod(left[int(axis)] for axis in axes[1].split(",") if axis) if axes else 1
         return 2.0 * math.prod(shape_of(product.type)) * contracted
+    return _convolution(left, right, shape_of(product.type), product)
+
+
+def _convolution(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], product: Instruction) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", product.attributes)
     if labels is None:
         raise ValueError(f"convolution {product.name} has no dim_labels")
@@ -161,7 +199,6 @@ def _flops(product: Instruction, body: dict[str, Instruction]) -> float:
     window = dict(
         re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", product.attributes) or [""] * 2)[1])
     )
-    out = shape_of(product.type)
     taps = 1
     for axis in sorted(label for label in kernel if label.isdigit()):
         one = lambda key, default, axis=axis: window[key].split("x")[int(axis)] if key in window else default

@@ -1,7 +1,7 @@
 """Devices that are described and not there, for the compiler to compile for.
 
 The description of TPUs comes from libtpu, whose part that compiles runs without one. Three environment variables keep
-it from looking for a TPU: they are set here, in this process alone.
+it from looking for a TPU: they are set here, in this process alone. That of GPUs is in `gpus.py`.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from jdiff.plan import gpus
 from jdiff.plan.chips import CHIPS, Chip
 
 _WITHOUT_TPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -29,6 +30,7 @@ class Topology:
 
     chip: Chip
     shape: tuple[int, ...]
+    """Of a torus of TPUs; of GPUs, hosts and GPUs in each."""
     slices: int = 1
 
     @property
@@ -47,14 +49,18 @@ class Topology:
 
 
 def parse(text: str, slices: int = 1) -> Topology:
-    """Of "v5p:8x8x8": the chip, and how many of it each way. Raises ValueError for what is not one."""
+    """Of "v5p:8x8x8": the chip, and how many of it each way; of "h100:16x8", 16 hosts with 8 in each. Raises ValueError
+    for what is not one."""
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
     if found is None or found[1] not in CHIPS:
         raise ValueError(f"topology: {text!r} is not CHIP:AxB or CHIP:AxBxC, with CHIP one of {', '.join(CHIPS)}")
     chip, shape = CHIPS[found[1]], tuple(map(int, found[2].split("x")))
     axes = {6: 3, 4: 2, 1: 2}[chip.links]
     if len(shape) != axes:
-        raise ValueError(f"topology: {text}: {chip.name} has {axes} axes, such as {'x'.join(['4'] * axes)}")
+        example = "2x8, hosts and GPUs in each" if chip.platform == "cuda" else "x".join(["4"] * axes)
+        raise ValueError(f"topology: {text}: {chip.name} has {axes} axes, such as {example}")
+    if chip.platform == "cuda" and slices > 1:
+        raise ValueError(f"topology: {slices} slices of {text}: hosts of GPUs are told as {found[1]}:HOSTSxGPUS")
     if slices < 1 or min(shape) < 1:
         raise ValueError(f"topology: {slices} slices of {text} hold no chip")
     return Topology(chip, shape, slices)
@@ -63,11 +69,11 @@ def parse(text: str, slices: int = 1) -> Topology:
 def devices(topology: Topology) -> list[Any]:
     """The devices of a topology, described, those of a slice side by side. Raises NoCompilerError where what compiles
     for them is not installed, and ValueError where there is no such topology."""
-    if topology.chip.platform != "tpu":
-        raise NoCompilerError(
-            f"compiling for {topology.chip.name} without one needs a description of the GPU that jaxlib does not "
-            "carry; the analytic part is all there is"
-        )
+    if topology.chip.platform == "cuda":
+        if not gpus.installed():
+            raise NoCompilerError("the compiler for GPUs is not installed: pip install 'jdiff[cuda]'")
+        jax.config.update("jax_platforms", "cpu")  # a GPU that is here is not for planning
+        return gpus.devices(topology.chip, *topology.shape)
     if importlib.util.find_spec("libtpu") is None:
         raise NoCompilerError("the compiler for TPUs is not installed: pip install 'jdiff[tpu]'")
     for name, value in _WITHOUT_TPU.items():

@@ -6,14 +6,13 @@ same noise, so that the corrected state is the predicted one plus differences of
 """
 
 import dataclasses
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import jax.numpy as jnp
 
 from jdiff.processes import Process
 from jdiff.processes.base import is_plain, require
 from jdiff.pytree import pytree
-from jdiff.samplers.base import Noise, evaluate
 from jdiff.samplers.multistep import half_log_snr, past
 from jdiff.samplers.sde_multistep import (
     LogFade,
@@ -24,7 +23,7 @@ from jdiff.samplers.sde_multistep import (
     spread,
     stochastic_adams,
 )
-from jdiff.typing import Array, Denoiser
+from jdiff.typing import Array
 
 
 class CorrectedWeights(NamedTuple):
@@ -107,11 +106,5 @@ class SASolver(StochasticMultistep):
         change = better[:-1] - jnp.roll(mix, 1, axis=1)[:-1]  # whose last column is zero
         return jnp.pad(change, ((1, 0), (0, 0)))
 
-    def step(
-        self, denoise: Denoiser, process: Process, x: Array, carry: Array, plan: Any, noise: Noise
-    ) -> tuple[Array, Array]:
-        x, prediction = evaluate(denoise, process, x, plan.t)
-        values = jnp.concatenate([prediction.x0[None], carry])
-        x = x + jnp.tensordot(plan.correct, values, axes=1)
-        mean = plan.keep * x + jnp.tensordot(plan.mix, values, axes=1)
-        return mean + plan.spread * noise.between(plan.t, plan.s), values[:-1]
+    def corrected(self, x: Array, values: Array, plan: CorrectedWeights) -> Array:
+        return x + jnp.tensordot(plan.correct, values, axes=1)

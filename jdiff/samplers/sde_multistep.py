@@ -65,8 +65,12 @@ class StochasticMultistep(Solver):
     ) -> tuple[Array, Array]:
         x, prediction = evaluate(denoise, process, x, plan.t)
         values = jnp.concatenate([prediction.x0[None], carry])
-        mean = plan.keep * x + jnp.tensordot(plan.mix, values, axes=1)
+        mean = plan.keep * self.corrected(x, values, plan) + jnp.tensordot(plan.mix, values, axes=1)
         return mean + plan.spread * noise.between(plan.t, plan.s), values[:-1]
+
+    def corrected(self, x: Array, values: Array, plan: Any) -> Array:
+        """The state that a step goes on from: x at its start, or what the values [k, ...] make of it."""
+        return x
 
 
 def constant(tau_squared: Array) -> LogFade:
