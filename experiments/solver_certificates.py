@@ -7,9 +7,8 @@ log-SNR. For methods without noise, of the root mean square error at 128 times o
 256 to 1024 steps (and with beta_max = 40, for a start at which the first steps of multistep methods, which are of lower
 order, count little). For those with noise, the strong order (on common Brownian paths) and the weak one, of moments. On
 the Gaussian these are exact. On the ring they are of the mean, the second moments and E |x|^4, from where the
-signal-to-noise ratio is 0.1: for one-step methods without sampling, over 192, 256 and 384 steps (`jdiff/lab/weak.py`);
-for multistep ones nearly so, to some percent, over 64, 96 and 128 steps, where errors stand out of the scatter
-(`jdiff/lab/defects.py`).
+signal-to-noise ratio is 0.1, over 192, 256 and 384 steps: for one-step methods without sampling (`jdiff/lab/weak.py`),
+for multistep ones nearly so, to some percent (`jdiff/lab/defects.py`).
 Errors by evaluations are those of the ring under EDM, sigma 80 to 0.002, as in `jdiff lab`. The results are in
 experiments/results/solver_certificates.{json,md,png}; named solvers are measured anew and the others kept.
 """
@@ -26,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jdiff import lab
-from jdiff.lab.certificate import LATE, LATE_SAMPLED
+from jdiff.lab.certificate import LATE
 from jdiff.processes import EDM, VP
 from jdiff.samplers import OTHER_NAMES, SOLVERS, Solver, integrate, log_snr
 
@@ -110,8 +109,7 @@ def end_alone(rows: list[dict]) -> str:
 def earlier(rows: list[dict]) -> list[str]:
     """The solvers whose weak orders on the ring were measured over other steps than they would be now."""
     measured = {row["solver"]: row["orders"]["ring8"].get("weak") for row in rows}
-    windows = {name: LATE if lab.memoryless(SOLVERS[name]) else LATE_SAMPLED for name in measured}
-    return [name for name, weak in measured.items() if weak and weak["steps"] != list(windows[name])]
+    return [name for name, weak in measured.items() if weak and weak["steps"] != list(LATE)]
 
 
 def table(rows: list[dict]) -> str:
@@ -158,7 +156,7 @@ def table(rows: list[dict]) -> str:
     lines += ["", "In brackets: the evaluations that were made, where a step does not divide the budget."]
     others = ", ".join(f"{name} is {of}" for name, of in OTHER_NAMES.items())
     lines += ["A weak order on the ring is missing where three errors were not known to a tenth: of multistep methods,"]
-    lines += [f"with up to {MOST} batches of 16,384 paths, each telling of one row in 32. Other names: {others}."]
+    lines += [f"with up to {MOST} batches of 8,192 paths, each telling of one row in 32. Other names: {others}."]
     return "\n".join(lines) + "\n"
 
 

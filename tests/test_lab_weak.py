@@ -96,7 +96,7 @@ def test_several_draws_of_which_one_is_fresh_are_refused():
 
 
 def test_a_sampled_error_is_that_of_the_first_lattices_that_agree(monkeypatch):
-    asked, found = [], {96: 1.5, 128: 1.05, 160: 1.0}
+    asked, found = [], {48: 1.5, 64: 1.05, 96: 1.0}
 
     def sampled(solver, process, target, grid, points, batches):
         asked.append((points, batches))
@@ -105,7 +105,7 @@ def test_a_sampled_error_is_that_of_the_first_lattices_that_agree(monkeypatch):
     monkeypatch.setattr(defects, "multistep_weak_errors", sampled)
     error = lambda: lab.multistep_weak_error(ERSDE(memory=2), PROCESS, lab.target("ring8"), late(4), most=8)
     norm, scatter = error()
-    assert (norm, scatter) == pytest.approx((1, 0.1 / 7**0.5))
-    assert asked == [(96, 1), (128, 1), (160, 1), (160, 7)]
-    found[160] = 0.9
+    assert (norm, scatter) == pytest.approx((1, 0.1 / 8**0.5))
+    assert asked == [(48, 1), (64, 1), (96, 1), (96, 8)]
+    found[96] = 0.9
     assert error() is None

@@ -45,9 +45,7 @@ def late_grid(process: Process, n: int) -> Array:
 # grids close to each other: soon after the highest orders show, they meet rounding.
 GLOBAL, WEAK, STRONG = (256, 384, 512, 768, 1024), (4096, 8192, 16384, 32768), (32, 64, 128, 256)
 SHARED = math.gcd(*GLOBAL)  # steps between times that all these grids share
-# Of `late_grid`: fine for one-step methods; for multistep ones, whose errors are sampled, where they stand out of the
-# scatter.
-LATE, LATE_SAMPLED = (192, 256, 384), (64, 96, 128)
+LATE = (192, 256, 384)  # of `late_grid`
 
 
 def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequence[float] | None = None) -> dict:
@@ -58,15 +56,14 @@ def _fit(steps: Sequence[int], errors: Sequence[float], standard_errors: Sequenc
 
 def _off_gaussians(solver: Solver, process: Process, target: Distribution, most: int) -> dict[str, dict]:
     """The weak order from three errors; none if one of these is not known."""
+    grids = [late_grid(process, n) for n in LATE]
     if memoryless(solver):
-        grids = [late_grid(process, n) for n in LATE]
         errors = [error for grid in grids if (error := weak_error(solver, process, target, grid)) is not None]
         fit = _fit(LATE, errors) if len(errors) == len(LATE) else None
     elif isinstance(solver, StochasticMultistep):
-        grids = [late_grid(process, n) for n in LATE_SAMPLED]
         found = [multistep_weak_error(solver, process, target, grid, most=most) for grid in grids]
         measured = [pair for pair in found if pair is not None]
-        fit = _fit(LATE_SAMPLED, *zip(*measured, strict=True)) if len(measured) == len(grids) else None
+        fit = _fit(LATE, *zip(*measured, strict=True)) if len(measured) == len(grids) else None
     else:
         raise TypeError(f"the weak error of a method with memory is known for a StochasticMultistep, got {solver}")
     return {"weak": fit} if fit else {}

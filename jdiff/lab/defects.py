@@ -32,8 +32,8 @@ from jdiff.samplers.multistep import half_log_snr
 from jdiff.samplers.sde_multistep import StochasticMultistep, anchored, integrals, spread
 from jdiff.typing import Array, Denoiser
 
-PATHS = 512  # a batch, for each row
-LATTICES = (96, 128, 160)  # points along each side, tried in turn
+PATHS = 256  # a batch, for each row
+LATTICES = (48, 64, 96)  # points along each side, tried in turn
 STRIDE = 32  # rows from one whose defects are measured on some paths to the next: more paths for the same work
 
 
@@ -207,7 +207,7 @@ def multistep_weak_error(
     target: Distribution,
     grid: Array,
     *,
-    resolution: float = 0.04,
+    resolution: float = 0.02,
     most: int = 2,
 ) -> tuple[float, float] | None:
     """The norm of `multistep_weak_errors` and its standard error, on the first lattices that differ, for one batch of

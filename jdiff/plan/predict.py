@@ -62,8 +62,8 @@ def predict(
     between: float,
     beside: Sequence[tuple[float, float]] = (),
 ) -> Prediction:
-    """`model` FLOPs of an example; `hardware` FLOPs, whether the compiler said what follows (`compiled`), `cycles` and of
-    these `product_cycles`, bytes `moved` in memory besides, FLOPs and bytes of `kernels`, bytes `sent` and of these
+    """`model` FLOPs of an example; `hardware` FLOPs, whether the compiler said what follows (`compiled`), `cycles` and
+    of these `product_cycles`, bytes `moved` in memory besides, FLOPs and bytes of `kernels`, bytes `sent` and of these
     `between` slices, and of each collective that computing is laid `beside` its bytes and the cycles of that; all of
     one device and step."""
     chip = topology.chip

@@ -9,7 +9,7 @@ import pytest
 
 from jdiff.experiment import load_recipe
 from jdiff.models import Compute, DiT, MMDiT, build
-from jdiff.plan import analytic, search
+from jdiff.plan import analytic, gpus, search
 from jdiff.plan.compiled import Compiled
 from jdiff.plan.mesh import described
 from jdiff.plan.mesh import parse as on_mesh
@@ -23,7 +23,12 @@ from tests import recipe
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 DIT, MMDIT = (load_recipe(EXPERIMENTS / f"pod_{name}.py") for name in ("dit_xl2", "mmdit"))
 ECONOMY = Economy(images=1e6)
-GPUS = parse("h100:8x8")  # for which there is no compiler, wherever the tests run
+GPUS = parse("h100:8x8")  # for which there is no compiler in these tests
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(gpus, "installed", lambda: False)
 
 
 def plan(experiment, topology=GPUS):
@@ -106,9 +111,11 @@ def test_a_random_key_is_two_numbers_in_a_tile():
 )
 def test_estimates_of_memory_are_near_what_a_compiler_said(remat, each, held):
     network = dataclasses.replace(DIT.network, num_layers=24, attention_head_dim=64)
-    experiment = dataclasses.replace(DIT, network=network, batch_size=4 * each)
-    found = plan(on_mesh("data=2,fsdp=2", analytic.with_remat(experiment, remat)), parse("h100:1x4"))
-    assert found.needed / 2**30 == pytest.approx(held, rel=0.06)
+    experiment = on_mesh("data=2,fsdp=2", dataclasses.replace(DIT, network=network, batch_size=4 * each))
+    trainer, _ = described(analytic.with_remat(experiment, remat), parse("h100:1x4"), 0)
+    chip = parse("v4:2x2x1").chip  # which has no kernel of attention, as v5e had none then
+    needed = analytic.temporary(trainer, chip) + sum(analytic.arguments(trainer, "cuda").values())
+    assert not analytic.fused(trainer, chip) and needed / 2**30 == pytest.approx(held, rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,8 @@ def test_a_compiler_says_what_is_needed_and_whether_it_fits():
 def test_without_a_compiler_the_analytic_part_is_there_and_what_is_missing_is_said():
     found = plan(dataclasses.replace(DIT, batch_size=1024))
     text = "\n".join(lines(found))
-    assert "not compiled: compiling for h100" in text and "PREDICTION" in text and "ESTIMATED" in text
+    assert "not compiled: the compiler for GPUs is not installed: pip install 'jdiff[cuda]'" in text
+    assert "PREDICTION" in text and "ESTIMATED" in text
     assert figures(found)["compiled"] is None and found.fits
     # 675M parameters: with the average and two moments, 16 bytes each, split over 8.
     assert sum(found.arguments.values()) == pytest.approx(675e6 * 16 / 8, rel=0.02)
@@ -158,12 +166,13 @@ def test_traffic_of_fsdp():
 
 def test_predictions_keep_to_the_limits():
     of = {"batch": 64, "model": 1e13, "hardware": 1e13, "cycles": 0, "product_cycles": 0, "moved": 0, "between": 0}
+    of["compiled"] = False
     calm = predict(parse("v5p:4x4x4"), sent=0, **of)
     assert calm.mfu == pytest.approx(1) and calm.step == pytest.approx(1e13 / 4.59e14)
     busy = predict(parse("v5p:4x4x4"), sent=1.8e11, **of)
     assert busy.step == pytest.approx(calm.step + 1) and busy.mfu < busy.mfu_hidden <= 1
     # 1 s of sending and 0.5 of computing, of which 0.3 are laid beside 0.2 of that sending, and 0.1 beside the rest.
-    clock, of = parse("v5p:4x4x4").chip.clock, of | {"cycles": 1, "sent": 1.8e11}
+    clock, of = parse("v5p:4x4x4").chip.clock, of | {"compiled": True, "cycles": 1, "sent": 1.8e11}
     laid = [(1.8e11 * 0.2, 0.3 * clock), (1.8e11 * 0.8, 0.1 * clock)]
     none, some = (predict(parse("v5p:4x4x4"), beside=x, **of | {"product_cycles": 0.5 * clock}) for x in ([], laid))
     assert some.hidden == pytest.approx(0.3) and some.step == pytest.approx(1.2) and none.step == pytest.approx(1.5)
@@ -171,6 +180,11 @@ def test_predictions_keep_to_the_limits():
     assert predict(parse("v5p:4x4x4"), beside=laid, **of).hidden == 0  # no more than there is of computing
     kernels = predict(parse("v5p:4x4x4"), kernels=(4e12, 0), **of | {"sent": 0})
     assert kernels.step == pytest.approx(4e12 / (0.4 * 4.59e14))
+    # On GPUs products go by a share of the peak, and what passes hosts by their network.
+    chip, of = GPUS.chip, of | {"sent": 9e11, "between": 4.5e11, "moved": GPUS.chip.bandwidth}
+    apart = predict(GPUS, kernels=(4e12, 0), **of)
+    assert apart.compute == pytest.approx(6e12 / (chip.products * 9.89e14) + 4e12 / (chip.kernels * 9.89e14) + 1)
+    assert apart.sending == pytest.approx(1 + 9) and apart.hidden == 0 and apart.mfu_slow == apart.mfu
     paid = bill(parse("v5p:4x4x4"), images=3600 * 100, rate=100, dollars=2, watts=500, pue=1.5, grams=100)
     assert paid == (type(paid))(hours=1, dollars=128, kilowatt_hours=48, kilograms=4.8)
 
@@ -180,6 +194,7 @@ def test_predictions_keep_to_the_limits():
     [
         ("v9:2x2x2", "", "topology: 'v9:2x2x2' is not CHIP:AxB"),
         ("v5p:8x8", "", "topology: v5p:8x8: v5p has 3 axes, such as 4x4x4"),
+        ("h100:64", "", "topology: h100:64: h100 has 2 axes, such as 2x8, hosts and GPUs in each"),
         ("h100:8x8", "data=8,fsdp=4", "mesh: data=8 x fsdp=4 is 32, and h100:8x8 has 64 devices"),
         ("h100:8x8", "data=8,rows=8", "mesh: 'rows=8' of 'data=8,rows=8' is not AXIS=NUMBER"),
         ("h100:8x8", "fsdp=3", "mesh: fsdp=3 is 3, and h100:8x8 has 64 devices"),
@@ -188,6 +203,24 @@ def test_predictions_keep_to_the_limits():
 def test_what_does_not_fit_together_is_one_line(topology, mesh, said):
     with pytest.raises(ValueError, match="^" + said.replace("(", r"\(")):
         plan(on_mesh(mesh, DIT) if mesh else DIT, parse(topology))
+
+
+def test_gpus_are_told_by_hosts_and_not_by_slices():
+    with pytest.raises(ValueError, match="topology: 2 slices of h100:8x8: hosts of GPUs are told as h100:HOSTSxGPUS"):
+        parse("h100:8x8", slices=2)
+
+
+@pytest.mark.parametrize(
+    "topology, mesh, apart",
+    [("h100:1x8", "fsdp=8", []), ("h100:8x8", "data=8,fsdp=8", ["all-reduce"]), ("h100:8x8", "fsdp=64", None)],
+)
+def test_what_passes_from_host_to_host(topology, mesh, apart):
+    """The sum over `data` where `fsdp` stays in a host, all of it where it does not."""
+    found = plan(on_mesh(mesh, dataclasses.replace(DIT, batch_size=1024)), parse(topology))
+    chip, total = GPUS.chip, sum(found.sent.values())
+    between = total if apart is None else sum(found.sent[kind] for kind in apart)
+    expected = (total - between) / chip.link + between / chip.dcn
+    assert total and found.prediction.sending == pytest.approx(expected)
 
 
 def test_a_search_keeps_the_other_axes_and_says_why_nothing_is_found():

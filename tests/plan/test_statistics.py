@@ -129,6 +129,51 @@ def test_a_kernel_counts_with_what_it_says_and_is_listed_where_it_says_nothing()
     assert figures.flops == 2 * 8 * 32 * 32 + 1000 and figures.opaque == {"tpu_custom_call": 1}
 
 
+CUDNN = """HloModule m
+
+ENTRY %main (q: bf16[2,5,3,8], k: bf16[2,7,3,8], x: bf16[2,6,6,4], y: bf16[2,3,3,16]) -> bf16[2,3,5,8] {
+  %q = bf16[2,5,3,8] parameter(0)
+  %k = bf16[2,7,3,8] parameter(1)
+  %x = bf16[2,6,6,4] parameter(2)
+  %y = bf16[2,3,3,16] parameter(3)
+  %w = (bf16[16,2,2,4], u8[0]) custom-call(%x, %y), window={size=2x2 stride=2x2}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convBackwardFilter"
+  %kernel = bf16[16,2,2,4] get-tuple-element(%w), index=0
+  %c = (bf16[2,3,3,16], u8[0]) custom-call(%x, %kernel), window={size=2x2 stride=2x2}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convForward"
+  %i = (bf16[2,6,6,4], u8[0]) custom-call(%y, %kernel), window={size=2x2 stride=2x2}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convBackwardInput"
+  %f = (bf16[2,3,5,8], f32[2,3,5], u8[0]) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax", \
+backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": \
+["2", "3", "5", "7"], "tuple_shapes": []}}}
+  %b = (bf16[2,3,5,8], bf16[2,3,7,8], bf16[2,3,7,8], u8[0]) custom-call(%q, %k, %k), \
+custom_call_target="__cudnn$fmhaSoftmaxBackward", \
+backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"dimensions": ["2","3","5","7"]}}}
+  %s = bf16[2,5,3,8] all-reduce(%q), replica_groups={{0,1},{2,3}}, to_apply=%sum
+  %t = bf16[2,5,3,8] all-reduce(%q), replica_groups={{0,2},{1,3}}, to_apply=%sum
+  %u = (bf16[2]) custom-call(%q), custom_call_target="__cudnn$norm"
+  ROOT %o = bf16[2,3,5,8] get-tuple-element(%f), index=0
+}
+"""
+
+
+def test_kernels_of_cudnn_count_as_what_they_compute():
+    """Of every convolution 2 x 3 x 3 places, 2 x 2 taps, 4 channels and 16; of attention products of [5, 8] and
+    [7, 8] for 2 x 3 heads."""
+    figures, attention = statistics(CUDNN), 2 * (2 * 3) * 5 * 7 * 8
+    assert figures.kernel_flops == (2 + 5) * attention
+    assert figures.flops == figures.kernel_flops + 3 * 2 * (2 * 3 * 3) * (2 * 2) * 4 * 16
+    forward = 2 * 2 * 3 * 8 * (5 + 5 + 7 + 7) + 4 * 2 * 3 * 5
+    assert figures.kernel_moved == forward + 2 * 2 * 3 * 8 * (2 * (5 + 7 + 7))
+    assert figures.opaque == {"__cudnn$norm": 1}
+
+
+def test_what_passes_hosts_is_what_groups_that_lie_in_several_send():
+    size = 2 * 2 * 5 * 3 * 8
+    figures = statistics(CUDNN)
+    assert figures.sent() == {"all-reduce": 2 * size} and figures.between(2) == size and figures.between(4) == 0
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 def test_products_are_counted_as_xla_counts_them(stride, padding):
