@@ -22,6 +22,7 @@ from jdiff.parallel.mesh import (
     host_share,
     put_batch,
     replicated,
+    without_fsdp,
 )
 from jdiff.parallel.pmap import mapped
 from jdiff.parallel.rules import Row, report, state_sharding, summary
@@ -47,4 +48,5 @@ __all__ = [
     "state_sharding",
     "summary",
     "wait_for_all",
+    "without_fsdp",
 ]

@@ -96,6 +96,13 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
+def without_fsdp(sharding: NamedSharding) -> NamedSharding:
+    """The same, of an array that is whole along `fsdp`."""
+    axes = [part if isinstance(part, tuple) else (part,) for part in sharding.spec]
+    kept = [tuple(axis for axis in part if axis not in (None, "fsdp")) or None for part in axes]
+    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+
+
 def check_batch(mesh: jax.sharding.Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Raises ValueError unless the batch, in `accumulate` parts, splits evenly."""
     slices = _slices(mesh)

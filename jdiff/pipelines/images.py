@@ -5,6 +5,7 @@ is the same drawing alone or among 64.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from jdiff import guidance, rng
 from jdiff.models import Network
+from jdiff.parallel import BATCH, batch_sharding, without_fsdp
 from jdiff.prediction import Parameterization, predictor
 from jdiff.processes import Process
 from jdiff.samplers import GRIDS, SOLVERS, checked, sample
@@ -47,6 +49,9 @@ class Pipeline:
 
     It compiles once: the number of samples, seeds, classes, the scale of guidance and the grid are values.
 
+    On a `mesh` each of its slices of data x fsdp draws its part of a chunk, which is raised to a multiple of them. The
+    parameters must lie there; what `fsdp` splits of them is whole on each slice while images are drawn.
+
     With classes, label == num_classes draws without one. `null` is what stands for no other condition, an array each by
     name, as the encoding of an empty caption; a network that takes none has no `null`.
     """
@@ -62,8 +67,11 @@ class Pipeline:
         sampling: Sampling,
         chunk: int,
         null: dict[str, np.ndarray] | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ):
-        self.shape, self.num_classes, self.sampling, self.chunk = shape, num_classes, sampling, chunk
+        self.shape, self.num_classes, self.sampling, self.mesh = shape, num_classes, sampling, mesh
+        slices = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH)
+        self.chunk = math.ceil(chunk / slices) * slices
         self.null = null or {}
         self.grid = GRIDS[sampling.grid](process, sampling.steps)
         # A scale of one is the conditional model: one evaluation a step, not two.
@@ -108,7 +116,7 @@ class Pipeline:
             given = {name: np.asarray(value) for name, value in cond.items()}
         if self.num_classes:
             given["label"] = label.astype(np.int32)
-        parts = []
+        params, parts = self._whole(params), []
         for start in range(0, len(index), self.chunk):
             here = slice(start, start + self.chunk)
             missing = self.chunk - len(index[here])
@@ -116,8 +124,8 @@ class Pipeline:
             images = self._draw[trajectory](
                 params,
                 jax.random.key(seed),
-                fill(index[here]),
-                {name: fill(values[here]) for name, values in given.items()},
+                self._split(fill(index[here])),
+                {name: self._split(fill(values[here])) for name, values in given.items()},
                 jnp.float32(self.sampling.guidance),
                 self.grid,
             )
@@ -125,6 +133,30 @@ class Pipeline:
                 images = np.concatenate([_here(images[1]), _here(images[0])[None]])
             parts.append(_here(images)[..., : self.chunk - missing, :, :, :])
         return np.concatenate(parts, axis=1 if trajectory else 0)
+
+    def lower(self, params: Params) -> jax.stages.Lowered:
+        """The program that draws a chunk, not yet compiled; parameters may be abstract, and devices not there."""
+        sharding = None if self.mesh is None else batch_sharding(self.mesh)
+        rows = lambda shape, dtype: jax.ShapeDtypeStruct((self.chunk, *shape), dtype, sharding=sharding)
+        cond = {name: rows(np.shape(value), np.asarray(value).dtype) for name, value in self._null().items()}
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        if self.mesh is not None:
+            whole = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=without_fsdp(leaf.sharding))
+            params = jax.tree.map(whole, params)
+        return self._draw[False].lower(params, key, rows((), np.uint32), cond, np.float32(1), self.grid)
+
+    def _whole(self, params: Params) -> Params:
+        """Gathered once, not in each step: told nothing, XLA would rather send activations around."""
+        if self.mesh is None or self.mesh.shape["fsdp"] == 1:
+            return params
+        shardings = jax.tree.map(lambda leaf: without_fsdp(leaf.sharding), params)
+        return jax.jit(lambda params: params, out_shardings=shardings)(params)
+
+    def _split(self, values: np.ndarray) -> Array | np.ndarray:
+        """Over the mesh; every process has all of them."""
+        if self.mesh is None:
+            return values
+        return jax.make_array_from_callback(values.shape, batch_sharding(self.mesh), values.__getitem__)
 
     def _null(self) -> dict[str, np.ndarray]:
         return self.null | ({"label": np.asarray(self.num_classes, np.int32)} if self.num_classes else {})

@@ -115,7 +115,7 @@ def statistics(text: str) -> Statistics:
             elif kind in _COLLECTIVES and not again:
                 collectives.append(_collective(instruction, kind, name, body, times))
             elif _target(instruction) in _CONVOLUTIONS:
-                flops += times * _convolution(*_shapes(instruction, body), instruction)
+                flops += times * _convolution(_shapes(instruction, body), instruction)
             elif _target(instruction).startswith(_KERNELS):
                 said = _kernel(instruction, body)
                 kernel_flops += times * said[0] if said else 0
@@ -188,10 +188,12 @@ def _flops(product: Instruction, body: dict[str, Instruction]) -> float:
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.attributes)
         contracted = math.prod(left[int(axis)] for axis in axes[1].split(",") if axis) if axes else 1
         return 2.0 * math.prod(shape_of(product.type)) * contracted
-    return _convolution(left, right, shape_of(product.type), product)
+    return _convolution([left, right, shape_of(product.type)], product)
 
 
-def _convolution(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], product: Instruction) -> float:
+def _convolution(shapes: list[tuple[int, ...]], product: Instruction) -> float:
+    """Of input, kernel and output."""
+    left, right, out = shapes
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", product.attributes)
     if labels is None:
         raise ValueError(f"convolution {product.name} has no dim_labels")

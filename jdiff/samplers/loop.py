@@ -129,18 +129,22 @@ def sample(
     return (result, path) if trajectory else result
 
 
-def checked(run: Callable[..., Any]) -> Callable[..., Any]:
+class checked:  # noqa: N801, used as jax.jit is
     """`jax.jit(run)` with the checks of traced values switched on: a `run` that samples or integrates.
 
-    The function that is returned raises ValueError for a grid that is not monotone or leaves the process's span, and
-    for a denoiser's value that is not finite, naming sample, time and value.
+    When called, it raises ValueError for a grid that is not monotone or leaves the process's span, and for a denoiser's
+    value that is not finite, naming sample, time and value.
     """
-    compiled = jax.jit(checkify.checkify(run))
 
-    def call(*args: Any) -> Any:
-        error, out = compiled(*args)
+    def __init__(self, run: Callable[..., Any]):
+        self._compiled = jax.jit(checkify.checkify(run))
+
+    def __call__(self, *args: Any) -> Any:
+        error, out = self._compiled(*args)
         if message := error.get():
             raise ValueError(message.split(" (`check` failed)")[0])
         return out
 
-    return call
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """As that of what `jax.jit` returns, for arguments that may be abstract."""
+        return self._compiled.lower(*args)

@@ -159,6 +159,7 @@ class Trainer:
             sampling=dataclasses.replace(self.experiment.sampling, **sampling),
             chunk=chunk,
             null=null,
+            mesh=self.mesh,
         )
 
 
