@@ -41,14 +41,16 @@ def _branches(predict: Predictor, null: Cond, *conds: Cond) -> Callable[[Array, 
     names = [sorted(cond) for cond in [*conds, null]]
     if any(other != names[0] for other in names):
         raise ValueError(f"cond and null must name the same conditions, got {' and '.join(map(str, names))}")
-    together = {name: jnp.concatenate([cond[name] for cond in [null, *conds]]) for name in null}
+    # Those of one sample side by side: what is split along the batch stays where it is.
+    beside = lambda values: jnp.stack(values, axis=1).reshape(-1, *values[0].shape[1:])
+    together = {name: beside([cond[name] for cond in [null, *conds]]) for name in null}
     n = 1 + len(conds)
 
     def evaluate(x: Array, t: Time) -> list[Prediction]:
         t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
-        prediction = predict(jnp.concatenate([x] * n), jnp.concatenate([t] * n), together)
-        parts = jax.tree.map(lambda value: value.reshape(n, *x.shape[:1], *value.shape[1:]), prediction)
-        return [jax.tree.map(lambda value, i=i: value[i], parts) for i in range(n)]
+        prediction = predict(beside([x] * n), beside([t] * n), together)
+        parts = jax.tree.map(lambda value: value.reshape(-1, n, *value.shape[1:]), prediction)
+        return [jax.tree.map(lambda value, i=i: value[:, i], parts) for i in range(n)]
 
     return evaluate
 

@@ -13,7 +13,7 @@ from jdiff.experiment import Experiment, load_recipe
 from jdiff.plan import search
 from jdiff.plan.compiled import default_cache
 from jdiff.plan.mesh import parse as on_mesh
-from jdiff.plan.report import Economy, figures, lines, make
+from jdiff.plan.report import Economy, drawing, figures, lines, make
 from jdiff.plan.topology import parse as topology_of
 
 
@@ -40,6 +40,8 @@ class PlanArguments:
     """Power of the data centre over that of its computers."""
     grams: float | None = None
     """CO2 of a kilowatt hour there."""
+    sampler: bool = False
+    """Plan drawing `batch_size` images at once, as the recipe samples, not training."""
     search: bool = False
     """Try batch sizes, rematerializations and meshes, and rank those that fit by predicted images a second."""
     cache: Path = dataclasses.field(default_factory=default_cache)
@@ -61,14 +63,20 @@ def main(words: list[str]) -> None:
     topology = topology_of(given.topology, given.slices)
     experiment = on_mesh(given.axes, given.experiment) if given.axes else given.experiment
     economy = Economy(images=given.images, dollars=given.dollars, watts=given.watts, pue=given.pue, grams=given.grams)
+    if given.search and given.sampler:
+        raise ValueError("--search tries steps of training; it does not go with --sampler")
     if given.search:
         ranked = search.search(experiment, topology, classes=given.classes, economy=economy, cache=given.cache)
         show(given, [figures(plan) for plan in ranked], *search.table(ranked))
         return
-    plan = make(experiment, topology, classes=given.classes, economy=economy, cache=given.cache)
+    planned = drawing if given.sampler else make
+    plan = planned(experiment, topology, classes=given.classes, economy=economy, cache=given.cache)
     if not given.json:
         print("\n".join(lines(plan)))
     else:
         print(json.dumps(figures(plan)))
+    if not plan.fits and given.sampler:
+        over = (plan.needed - plan.available) / 2**30
+        raise ValueError(f"drawing {plan.batch} at once does not fit {topology}: {over:.1f} GiB too much a device")
     if not plan.fits:
         raise ValueError(search.too_large(plan, experiment, classes=given.classes, economy=economy))

@@ -77,6 +77,8 @@ class Pipeline:
         # A scale of one is the conditional model: one evaluation a step, not two.
         guided = (num_classes > 0 or bool(self.null)) and sampling.guidance != 1
         solver = SOLVERS[sampling.solver]
+        self.evaluations = (solver.nfe(len(self.grid) - 1) + 1) * (1 + guided)
+        """Of the network, for one image; the last gives the data."""
 
         def draw(params: Params, key: Key, index: Array, cond: Cond, scale: Array, grid: Array, *, trajectory: bool):
             predict = predictor(partial(network.apply, params), process, parameterization)
@@ -140,16 +142,20 @@ class Pipeline:
         rows = lambda shape, dtype: jax.ShapeDtypeStruct((self.chunk, *shape), dtype, sharding=sharding)
         cond = {name: rows(np.shape(value), np.asarray(value).dtype) for name, value in self._null().items()}
         key = jax.eval_shape(lambda: jax.random.key(0))
-        if self.mesh is not None:
-            whole = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=without_fsdp(leaf.sharding))
-            params = jax.tree.map(whole, params)
-        return self._draw[False].lower(params, key, rows((), np.uint32), cond, np.float32(1), self.grid)
+        return self._draw[False].lower(self.laid_out(params), key, rows((), np.uint32), cond, np.float32(1), self.grid)
+
+    def laid_out(self, params: Params) -> Params:
+        """Shapes, dtypes and shardings of parameters while images are drawn."""
+        if self.mesh is None:
+            return params
+        whole = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=without_fsdp(leaf.sharding))
+        return jax.tree.map(whole, params)
 
     def _whole(self, params: Params) -> Params:
         """Gathered once, not in each step: told nothing, XLA would rather send activations around."""
         if self.mesh is None or self.mesh.shape["fsdp"] == 1:
             return params
-        shardings = jax.tree.map(lambda leaf: without_fsdp(leaf.sharding), params)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.laid_out(params))
         return jax.jit(lambda params: params, out_shardings=shardings)(params)
 
     def _split(self, values: np.ndarray) -> Array | np.ndarray:

@@ -106,9 +106,14 @@ def shard_bytes(tree: Any, size: Callable[[tuple[int, ...], Any], int] | None = 
     return sum(of(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
+def held(tree: Any, platform: str) -> int:
+    """Bytes that one device of a platform holds of arrays with shardings."""
+    return shard_bytes(tree, tiled_bytes if platform == "tpu" else None)
+
+
 def arguments(trainer: Trainer, platform: str) -> dict[str, int]:
     """Bytes on one device of a platform, of what a step is given, by class."""
-    state, size = trainer.abstract, tiled_bytes if platform == "tpu" else None
+    state = trainer.abstract
     parts = {
         "parameters": state.params,
         "average": (state.ema, state.profiles),
@@ -116,7 +121,7 @@ def arguments(trainer: Trainer, platform: str) -> dict[str, int]:
         "other": (state.step, state.key, state.skipped),
         "batch": trainer.abstract_batch,
     }
-    return {name: shard_bytes(part, size) for name, part in parts.items()}
+    return {name: held(part, platform) for name, part in parts.items()}
 
 
 def temporary(trainer: Trainer, chip: Chip) -> float | None:

@@ -1,4 +1,4 @@
-"""The step that `jdiff train` runs, compiled for devices that are not there, and what the compiler says of it.
+"""What `jdiff train` and `jdiff sample` run, compiled for devices that are not there, and what the compiler says of it.
 
 Kept by the hash of what was compiled: the program before XLA, the devices, and the versions of JAX and its compilers.
 """
@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -21,13 +22,13 @@ from jdiff.train.trainer import Trainer
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler said of one device's program. Bytes and FLOPs of one device and one step."""
+    """What the compiler said of one device's program. Bytes and FLOPs of one device and one run of it."""
 
     arguments: int
     temporaries: int
     peak: int
-    """What a device must hold at once: less than arguments and temporaries, which are not all alive together. Where the
-    step does not fit, what the compiler would have needed."""
+    """What a device must hold at once: less than arguments and temporaries, which are not all alive together. Where it
+    does not fit, what the compiler would have needed."""
     fits: bool
     available: int | None
     """Bytes that the compiler has for a program, where it said so."""
@@ -53,20 +54,25 @@ def default_cache() -> Path:
 
 
 def compiled_step(trainer: Trainer, topology: Topology, cache: Path) -> Compiled:
-    """Compiles the trainer's step, or reads what was said when it was. Raises ValueError for what the compiler refuses
-    for another reason than memory."""
-    lowered = trainer.step().lower(trainer.abstract, trainer.abstract_batch)
+    """`compiled`, of the trainer's step."""
+    return compiled(trainer.step().lower(trainer.abstract, trainer.abstract_batch), topology, cache)
+
+
+def compiled(lowered: jax.stages.Lowered, topology: Topology, cache: Path) -> Compiled:
+    """Compiles a program, or reads what was said when it was. Raises ValueError for what the compiler refuses for
+    another reason than memory."""
     versions = sorted(f"{one.name} {one.version}" for one in importlib.metadata.distributions() if _compiles(one.name))
     sources = [Path(name).read_text() for name in (hlo.__file__, statistics.__file__, __file__)]
     words = "\n".join([str(topology), *versions, *sources, lowered.as_text()])
     path = cache / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
     if path.exists():
         return Compiled(**json.loads(path.read_text()))
+    options: Any = gpus.OPTIONS if topology.chip.platform == "cuda" else None
     try:
-        result = _measured(lowered.compile(gpus.OPTIONS if topology.chip.platform == "cuda" else None), topology)
+        result = _measured(lowered.compile(options), topology)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise ValueError(f"the compiler refuses this step: {' '.join(str(error).split())[:400]}") from error
+            raise ValueError(f"the compiler refuses this program: {' '.join(str(error).split())[:400]}") from error
         result = _too_large(str(error))
     cache.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(asdict(result)))

@@ -7,7 +7,7 @@ import pytest
 from jdiff.parallel import Mesh
 from jdiff.plan.statistics import statistics
 from jdiff.train.trainer import assemble
-from tests.parallel.runs import run_of, start
+from tests.parallel.runs import SIZE, run_of, start
 from tests.parallel.test_training import ALL, MESHES, MIXED
 
 TESTED = [("DiT", mesh) for mesh in MESHES] + [("UNet", "fsdp"), ("UNet", MIXED), ("JiT", MIXED)]
@@ -37,8 +37,9 @@ def test_a_mesh_draws_what_one_device_draws(name, mesh):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["dp", "fsdp"])
 def test_each_device_draws_its_part(mesh):
-    """Five are asked for and eight drawn, one on each device."""
+    """Five are asked for and eight drawn, one on each device, which sends less than an image."""
     alone, params = drawn("DiT", Mesh(data=1), jax.devices()[:1])
     pipeline, there = drawn("DiT", MESHES[mesh])
     figures = [statistics(one.compile().as_text()) for one in (alone.lower(params), pipeline.lower(there))]
+    assert sum(figures[1].sent().values()) < SIZE * SIZE * 3 * 4
     assert pipeline.chunk == 8 and figures[1].flops == pytest.approx(figures[0].flops / 5, rel=0.05)

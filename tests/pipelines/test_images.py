@@ -61,7 +61,9 @@ def test_values_compile_nothing():
 def test_guidance():
     """x0 is linear in the label here: null 3, class 1, scale s give 3 + s (1 - 3)."""
     for scale, expected, rows in [(1.0, 1.0, 16), (2.0, -1.0, 32), (0.0, 3.0, 32)]:
-        got = pipeline(guidance=scale)(PARAMS, seed=0, index=range(2), label=[1, 1])
+        draw = pipeline(guidance=scale)
+        got = draw(PARAMS, seed=0, index=range(2), label=[1, 1])
+        assert draw.evaluations == 5 * rows / 16
         assert {shape[0] for shape in compiled} == {rows}  # without guidance the network is not evaluated twice
         np.testing.assert_allclose(got, 0.25 * expected, atol=0.11 * max(1, 2 * scale))
 

@@ -14,7 +14,7 @@ from jdiff.plan.compiled import Compiled
 from jdiff.plan.mesh import described
 from jdiff.plan.mesh import parse as on_mesh
 from jdiff.plan.predict import bill, predict
-from jdiff.plan.report import Economy, figures, lines, make
+from jdiff.plan.report import Economy, drawing, figures, lines, make
 from jdiff.plan.tiles import tiled_bytes
 from jdiff.plan.topology import parse
 from jdiff.train.trainer import assemble
@@ -151,6 +151,18 @@ def test_without_a_compiler_the_analytic_part_is_there_and_what_is_missing_is_sa
     assert figures(found)["compiled"] is None and found.fits
     # 675M parameters: with the average and two moments, 16 bytes each, split over 8.
     assert sum(found.arguments.values()) == pytest.approx(675e6 * 16 / 8, rel=0.02)
+
+
+def test_drawing_is_planned_as_the_recipe_samples():
+    """49 steps of Euler and one for the data, each one evaluation without classes and two with; parameters whole."""
+    small = dataclasses.replace(DIT, batch_size=1024)
+    args = {"economy": ECONOMY, "cache": Path("none")}
+    plain, guided = (drawing(small, GPUS, classes=classes, **args) for classes in (0, 10))
+    assert plain.batch == 1024 and plain.model == 50 * analytic.work(DIT).forward == guided.model / 2
+    assert plain.arguments["parameters"] == pytest.approx(4 * 675e6, rel=0.02)
+    assert guided.prediction.step == pytest.approx(2 * plain.prediction.step)
+    text = "\n".join(lines(plain))
+    assert "1024, 16 a chip; drawn at once" in text and "PREDICTION   drawing" in text
 
 
 def test_traffic_of_fsdp():
