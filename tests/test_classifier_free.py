@@ -64,18 +64,19 @@ def test_a_scale_of_one_is_the_conditional_model_and_zero_the_other():
 
 
 def test_every_condition_is_doubled_in_the_same_order():
-    """Two conditions, the second with axes of its own: the null half first in both."""
+    """Two conditions, the second with axes of its own: of each sample null first in both, beside its own x."""
     seen = []
 
     def predict(x, t, cond):
-        seen.append(cond)
+        seen.append(cond | {"x": x})
         return Prediction(x, x)
 
     cond = {"label": jnp.array([1, 2, 3]), "text": jnp.ones((3, 4, 2))}
     null = {"text": jnp.zeros((3, 4, 2)), "label": jnp.zeros(3, int)}
     classifier_free(predict, cond, null, 2.0)(jnp.array(X), 0.5)
-    np.testing.assert_array_equal(seen[0]["label"], [0, 0, 0, 1, 2, 3])
-    np.testing.assert_array_equal(seen[0]["text"][:, 0, 0], [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(seen[0]["label"], [0, 1, 0, 2, 0, 3])
+    np.testing.assert_array_equal(seen[0]["text"][:, 0, 0], [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(seen[0]["x"], np.repeat(X, 2, axis=0))
     assert seen[0]["text"].shape == (6, 4, 2)
 
 
