@@ -79,7 +79,7 @@ def test_of_multistep_methods_they_are_those_of_the_exact_moments(solver):
     ends = lab.gaussian_moments(solver)(PROCESS, target, grid)
     truth = lab.marginal(PROCESS, grid[-1], target)
     expected = observed(*map(np.asarray, ends)) - observed(*map(np.asarray, truth))
-    got, covariance = lab.multistep_weak_errors(solver, PROCESS, target, grid, 32)
+    got, covariance = lab.multistep_weak_errors(solver, PROCESS, target, grid, 32, batches=12)
     spread = np.sqrt(np.diag(covariance))
     np.testing.assert_array_less(np.abs(got - expected), 4 * spread)
     assert (spread[2:] < np.abs(expected[2:]) / 10).all()
