@@ -155,8 +155,7 @@ class Pipeline:
         """Gathered once, not in each step: told nothing, XLA would rather send activations around."""
         if self.mesh is None or self.mesh.shape["fsdp"] == 1:
             return params
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.laid_out(params))
-        return jax.jit(lambda params: params, out_shardings=shardings)(params)
+        return jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, self.laid_out(params)))
 
     def _split(self, values: np.ndarray) -> Array | np.ndarray:
         """Over the mesh; every process has all of them."""
