@@ -40,7 +40,7 @@ MAY = {
     "parallel": {"typing"},
     "interop": _MATHS | {"models"},
     "pictures": set(),
-    "pipelines": _MATHS | {"models", "interop", "text"},
+    "pipelines": _MATHS | {"models", "parallel", "interop", "text"},
     "evaluate": _MATHS | {"models"},
     "train.optimizer": {"typing"},
     "train.ema": {"typing"},

@@ -18,7 +18,7 @@ from jdiff.models import (
     WindowedAttention,
     build,
 )
-from jdiff.models.attention import _kernel
+from jdiff.models.attention import kernel
 from jdiff.models.embeddings import rotary_angles, rotated
 from tests.models.draws import drawn
 
@@ -125,10 +125,10 @@ def test_a_grid_that_does_not_divide_is_refused(mixing):
 
 
 def test_cudnn_is_for_half_precision_on_gpus():
-    assert _kernel("gpu", jnp.bfloat16, 72) == "cudnn"
+    assert kernel("gpu", jnp.bfloat16, 72) == "cudnn"
     others = [("cpu", jnp.bfloat16, 64), ("tpu", jnp.bfloat16, 64), ("gpu", jnp.float32, 64)]
     others += [("gpu", jnp.bfloat16, 512), ("gpu", jnp.bfloat16, 4)]
-    assert {_kernel(*case) for case in others} == {"xla"}
+    assert {kernel(*case) for case in others} == {"xla"}
 
 
 SMALL = DiT(patch_size=2, num_layers=1, num_attention_heads=2, attention_head_dim=8)
