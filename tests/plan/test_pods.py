@@ -51,7 +51,7 @@ def recorded(said):
 @pytest.mark.parametrize("name", PODS)
 def test_a_pod_computes_holds_and_sends_what_it_did(name, tmp_path):
     need_compiler(PODS[name][1])
-    tpu = PODS[name][1].startswith("v")
+    platform = parse(PODS[name][1]).chip.platform
     trainer, said = compiled(name, tmp_path)
     golden = json.loads(GOLDEN.read_text())[name]
     work = analytic.work(trainer.experiment)
@@ -61,10 +61,10 @@ def test_a_pod_computes_holds_and_sends_what_it_did(name, tmp_path):
         / trainer.mesh.size
     )
     assert said.flops == pytest.approx(golden["flops"], rel=1e-3) == pytest.approx(formula, rel=0.02)
-    assert said.arguments == golden["arguments"] == sum(analytic.arguments(trainer, "tpu" if tpu else "cuda").values())
+    assert said.arguments == golden["arguments"] == sum(analytic.arguments(trainer, platform).values())
     assert said.arguments < said.peak and not said.opaque
     assert said.temporaries == pytest.approx(golden["temporaries"], rel=0.1)
-    if tpu:  # what is alive at once; and most of what is gathered has products beside it
+    if platform == "tpu":  # what is alive at once; and most of what is gathered has products beside it
         assert said.peak < said.arguments + said.temporaries
         assert sum(size for size, _ in said.beside) > 0.5 * golden["sent"]["all-gather"]
     else:  # FSDP stays within a host
