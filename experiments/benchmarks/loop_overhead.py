@@ -3,9 +3,10 @@
     python experiments/benchmarks/loop_overhead.py [--json]
 
 Two U-Nets on this machine, a small one and one of the size of the first recipe; 20 evaluations over a Karras grid, with
-the checks of `samplers.checked`. The network alone and every loop are timed in turn, round after round, and the median
-over rounds of the ratio within a round is printed, so that a machine whose speed drifts does not decide. The limit is
-1: nothing but the network. Run it on an idle machine.
+the checks of `samplers.checked`. Every loop is timed between as many calls of the network alone, half of them before it
+and half after, round after round, and the median over rounds of the ratio is printed, so that a machine whose speed
+drifts does not decide, and one that is held up at times holds up both. The limit is 1: nothing but the network. Run it
+on an idle machine.
 """
 
 import json
@@ -23,7 +24,7 @@ from jdiff.prediction import EDMPreconditioning, predictor
 from jdiff.processes import EDM
 from jdiff.samplers import SOLVERS, checked, karras, sample
 
-EVALUATIONS, ROUNDS, SIZE = 20, 15, 32
+EVALUATIONS, ROUNDS, SIZE = 20, 21, 32
 NETWORKS = {
     "small": (UNet(channels=16, multipliers=(1, 2), blocks=(1, 1), attention=()), 4),
     "middling": (UNet(channels=64), 16),
@@ -31,10 +32,11 @@ NETWORKS = {
 LOOPS = ("ddim", "dpmpp_2m", "dpmpp_3m", "ddpm", "heun")
 
 
-def seconds(run) -> float:
-    """Of one call, whose result is waited for."""
+def seconds(run, calls=1) -> float:
+    """Of so many calls, each of whose results is waited for."""
     start = time.perf_counter()
-    jax.block_until_ready(run())
+    for _ in range(calls):
+        jax.block_until_ready(run())
     return time.perf_counter() - start
 
 
@@ -43,7 +45,7 @@ def measure(config: UNet, batch: int) -> dict:
     network, process = build(config, size=SIZE, channels=3, out_channels=3, num_classes=0), EDM()
     params = network.init(jax.random.key(0))
     x, label = jnp.ones((batch, SIZE, SIZE, 3)), jnp.zeros(batch)
-    alone = jax.jit(lambda params, x, label: network.apply(params, x, label, {}))
+    apply = jax.jit(lambda params, x, label: network.apply(params, x, label, {}))
     keys = rng.per_example(jax.random.key(0), jnp.arange(batch))
 
     def loop(solver):
@@ -54,7 +56,7 @@ def measure(config: UNet, batch: int) -> dict:
 
         return draw
 
-    runs = {"network": lambda: alone(params, x, label)}
+    runs = {"network": lambda: apply(params, x, label)}
     counts = {}
     for name in LOOPS:
         steps = (EVALUATIONS - 1) // SOLVERS[name].nfe_per_step
@@ -64,10 +66,13 @@ def measure(config: UNet, batch: int) -> dict:
         jax.block_until_ready(run())
     ratios, networks = {name: [] for name in LOOPS}, []
     for _ in range(ROUNDS):
-        one = statistics.median(seconds(runs["network"]) for _ in range(EVALUATIONS))
-        networks.append(one)
         for name in LOOPS:
-            ratios[name].append(seconds(runs[name]) / (counts[name] * one))
+            before = counts[name] // 2
+            alone_before = seconds(runs["network"], before)
+            whole = seconds(runs[name])
+            alone = alone_before + seconds(runs["network"], counts[name] - before)
+            networks.append(alone / counts[name])
+            ratios[name].append(whole / alone)
     return {
         "batch": batch,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),

@@ -70,15 +70,16 @@ def evaluate(denoise: Denoiser, process: Process, x: Array, t: Array) -> tuple[A
     for name, part in [("x0", prediction.x0), ("eps", prediction.eps)]:
         if part.shape != x.shape:
             raise ValueError(f"the denoiser must predict {name} in the shape of its input, {x.shape}, got {part.shape}")
-        # Each row finds its own: where the batch is split over devices, `part[row]` would bring all of it together.
-        values = part.reshape(len(x), -1)
-        bad = ~jnp.isfinite(values)
-        first = jnp.take_along_axis(values, jnp.argmax(bad, axis=1)[:, None], axis=1)[:, 0]
-        row = jnp.argmax(bad.any(axis=1))
+        # A row of `part` is never taken: where the batch is split over devices, that would bring all of it together.
+        axes = tuple(range(1, x.ndim))
+        high, low = part.max(axes), part.min(axes)  # both are NaN where there is one
+        value = jnp.where(jnp.isfinite(high), low, high)
+        bad = ~jnp.isfinite(value)
+        row = jnp.argmax(bad)
         checkify.debug_check(
             ~bad.any(),
             f"the denoiser predicted {{value}} as {name} of sample {{row}} at t = {{t}}; it must be finite",
-            value=jnp.where(jnp.arange(len(x)) == row, first, 0).sum(),
+            value=jnp.where(jnp.arange(len(x)) == row, value, 0).sum(),
             row=row,
             t=jnp.asarray(t),
         )

@@ -1,5 +1,6 @@
 """The loop around the solvers: devices, sources of noise, and what it refuses."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -121,13 +122,15 @@ def test_noise_cannot_be_inverted():
             integrate(keys_of(2), jnp.ones((2, 2)), denoise, VP(), solver, jnp.float32([0.1, 0.4]))
 
 
-def test_values_that_are_not_finite_are_named():
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("name", ["x0", "eps"])
+def test_values_that_are_not_finite_are_named(name, value):
     def denoise(x, t):
-        x0 = jnp.where(t < 0.5, x.at[1, 1].set(jnp.inf), x)
-        return Prediction(x0, x)
+        broken = jnp.where(t < 0.5, x.at[1, 1].set(float(value)), x)
+        return dataclasses.replace(Prediction(x, x), **{name: broken})
 
     run = checked(lambda grid: sample(keys_of(3), denoise, VP(), DDIM(), grid, (2,)))
-    with pytest.raises(ValueError, match=r"predicted inf as x0 of sample 1 at t = 0\.4\d*; it must be finite"):
+    with pytest.raises(ValueError, match=rf"predicted {value} as {name} of sample 1 at t = 0\.4\d*; it must be finite"):
         run(jnp.float32([0.9, 0.6, 0.4, 0.1]))
     assert np.isfinite(run(jnp.float32([0.9, 0.8, 0.7, 0.6]))).all()
 
