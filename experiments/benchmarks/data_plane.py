@@ -167,8 +167,8 @@ def index_stage(shards, out, depth):
 
 def dedup_stage(out, distance):
     from jdiff.data.dedup import deduplicate
+    from jdiff.data.filter import dedup_file
     from jdiff.data.index import parts_of
-    from jdiff.data.view import dedup_file
 
     figures = deduplicate(out, distance=distance)
     import pyarrow.parquet as pq
@@ -193,7 +193,7 @@ def dedup_stage(out, distance):
 
 
 def filter_stage(index, out):
-    from jdiff.data.view import Recipe, make_view
+    from jdiff.data.filter import Recipe, make_view
 
     return {"rows": make_view(index, out, Recipe(where="width >= 200 and aesthetic > 1 and not nsfw"))["rows"]}
 

@@ -156,7 +156,7 @@ def _index(arguments: Index) -> None:
 
 
 def _filter(arguments: Filter) -> None:
-    from jdiff.data.view import Recipe, make_view
+    from jdiff.data.filter import Recipe, make_view
 
     recipe = Recipe(
         where=arguments.where,
@@ -176,7 +176,7 @@ def _filter(arguments: Filter) -> None:
 
 def _dedup(arguments: Dedup) -> None:
     from jdiff.data.dedup import deduplicate
-    from jdiff.data.view import DEDUP
+    from jdiff.data.filter import DEDUP
 
     made = deduplicate(arguments.index, by=arguments.by, distance=arguments.distance)
     show(

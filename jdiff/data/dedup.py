@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jdiff.data.clusters import LARGEST, caption_vectors, pairs_close, plain
+from jdiff.data.filter import DEDUP, dedup_file
 from jdiff.data.index import Part, fingerprint, parts_of
 from jdiff.data.likeness import BYTES
 from jdiff.data.near import pairs_alike
 from jdiff.data.scores import embeddings
 from jdiff.data.spill import Spill
-from jdiff.data.view import DEDUP, dedup_file
 
 RULE = "most pixels, then longest caption, then first by shard and offset"
 _COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "reject"]

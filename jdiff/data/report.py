@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 
+from jdiff.data.filter import dedup_file
 from jdiff.data.index import fingerprint, parts_of, told
-from jdiff.data.view import View, dedup_file
+from jdiff.data.view import View
 
 _SHOWN = 20
 _LICENCES = ("license", "licence", "LICENSE")

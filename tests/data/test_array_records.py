@@ -13,10 +13,11 @@ from jdiff.data import index
 from jdiff.data.array_records import SPAN, RecordReader, decoded_sizes
 from jdiff.data.buckets import Buckets
 from jdiff.data.decode import decode
+from jdiff.data.filter import Recipe, make_view
 from jdiff.data.reader import Reader
 from jdiff.data.scorers import Sharpness
 from jdiff.data.scores import score
-from jdiff.data.view import Recipe, View, make_view
+from jdiff.data.view import View
 from jdiff.data.view_stream import ViewStream
 from tests.data import hostile
 

@@ -11,7 +11,8 @@ import pytest
 from jdiff.data import index
 from jdiff.data.buckets import Buckets, jitter
 from jdiff.data.captions import Captioning, swap, tags_of
-from jdiff.data.view import Recipe, View, make_view
+from jdiff.data.filter import Recipe, make_view
+from jdiff.data.view import View
 from jdiff.data.view_stream import ViewStream
 from tests.data import hostile
 

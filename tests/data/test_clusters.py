@@ -7,8 +7,8 @@ import pytest
 from jdiff.data import index
 from jdiff.data.clusters import caption_vectors, pairs_close
 from jdiff.data.dedup import deduplicate
+from jdiff.data.filter import Recipe, dedup_file, make_view
 from jdiff.data.scores import score
-from jdiff.data.view import Recipe, dedup_file, make_view
 from tests.data import hostile
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 from jdiff.data import index
 from jdiff.data.decode import decode
 from jdiff.data.dedup import deduplicate, kept_of
+from jdiff.data.filter import Recipe, dedup_file, make_view
 from jdiff.data.likeness import BYTES, detail, distance, greys, thumbnail
 from jdiff.data.near import pairs_alike
-from jdiff.data.view import Recipe, View, dedup_file, make_view
+from jdiff.data.view import View
 from tests.data import hostile
 
 WHOLE = ((0, 0), (0, 0))

@@ -9,8 +9,8 @@ from PIL import Image
 
 from jdiff.data import index
 from jdiff.data.dedup import deduplicate
+from jdiff.data.filter import Recipe, make_view
 from jdiff.data.report import draw, report, told_of_view
-from jdiff.data.view import Recipe, make_view
 from tests.data import hostile
 
 RECORDS = [

@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from jdiff.data import index
+from jdiff.data.filter import Recipe, make_view
 from jdiff.data.scorers import Faces, Sharpness, sharpness
 from jdiff.data.scores import BATCH, score
-from jdiff.data.view import Recipe, View, make_view
+from jdiff.data.view import View
 from jdiff.interop import save_pretrained
 from jdiff.models import CLIPTextWithProjection, CLIPVisionWithProjection, functional
 from jdiff.pipelines import ClipScorer, HeadScorer

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jdiff.data import index
-from jdiff.data.view import Recipe, make_view
+from jdiff.data.filter import Recipe, make_view
 from tests.data import hostile
 
 # As img2dataset 1.47 writes them: key, status, error_message and what it was given.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jdiff.data import captions, index
-from jdiff.data.view import Recipe, View, make_view
+from jdiff.data.filter import Recipe, make_view
+from jdiff.data.view import View
 from tests.data import hostile
 
 RECORDS = [

@@ -11,7 +11,8 @@ import pytest
 
 from jdiff.data import Data, batches, floats, index, open_source
 from jdiff.data.buckets import Buckets, crop
-from jdiff.data.view import Recipe, View, make_view
+from jdiff.data.filter import Recipe, make_view
+from jdiff.data.view import View
 from jdiff.data.view_stream import ViewStream, rejected
 from tests.data import hostile
 
