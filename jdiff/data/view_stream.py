@@ -40,6 +40,10 @@ class _Drawn(NamedTuple):
     draws: list[float]
 
 
+_Placed = tuple[int, dict[str, Any]]
+"""The number of a row's view, and the row as that describes it."""
+
+
 class ViewStream:
     """Batches by step, of `views` (paths, with a relative weight each) in `buckets`.
 
@@ -120,8 +124,9 @@ class ViewStream:
         shape = size, height, width, 3
         images, sent = slots.empty(shape) if slots else (np.empty(shape, np.uint8), None)
         shown, read, captions, reasons = [], [], [], []
-        for place, drawn in enumerate(self._drawn(rows[part], epochs[part])):
-            (picture, caption), row, reason = self._example(bucket, drawn)
+        drawn = self._drawn(rows[part], epochs[part])
+        for place, (asked, placed) in enumerate(zip(drawn, self._places(rows[part]), strict=True)):
+            (picture, caption), row, reason = self._example(bucket, asked, placed)
             images[place] = picture.image
             shown.append((picture.original_size, picture.corner))
             read.append(row)
@@ -144,27 +149,35 @@ class ViewStream:
         draws = np.stack([uniform(identity, self.seed, purpose) for purpose in _PURPOSES], 1)
         return list(map(_Drawn, rows.tolist(), epochs.tolist(), identity.tolist(), draws.tolist()))
 
-    def _example(self, bucket: int, asked: "_Drawn") -> tuple[tuple[Crop, str], int, str]:
+    def _example(self, bucket: int, asked: "_Drawn", placed: _Placed) -> tuple[tuple[Crop, str], int, str]:
         """Picture and caption, their row, and "" or the reason why it is not the one asked for."""
 
         def read(row: int) -> tuple[Crop, str]:
-            own = asked if row == asked.row else self._drawn(np.array([row]), np.array([asked.epoch]))[0]
-            return self._read(bucket, own)
+            if row == asked.row:
+                return self._read(bucket, asked, placed)
+            (own,) = self._drawn(np.array([row]), np.array([asked.epoch]))
+            return self._read(bucket, own, *self._places(np.array([row])))
 
         return readable(asked.row, self._order.rows[bucket], read, self._shard)
 
-    def _place(self, row: int) -> tuple[int, dict[str, Any]]:
-        """The view of a row, and the row as it describes it."""
-        view = int(np.searchsorted(self._starts, row, "right")) - 1
-        return view, self._views[view].row(int(row - self._starts[view]), _READ)
+    def _places(self, rows: np.ndarray) -> list[_Placed]:
+        """The view of each row, and the row as it describes it."""
+        views = np.searchsorted(self._starts, rows, "right") - 1
+        found: list[_Placed] = [(0, {})] * len(rows)
+        for view in set(views.tolist()):
+            own = np.flatnonzero(views == view)
+            described = self._views[view].rows(rows[own] - self._starts[view], _READ)
+            for place, row in zip(own.tolist(), described, strict=True):
+                found[place] = view, row
+        return found
 
     def _shard(self, row: int) -> str:
-        view, described = self._place(row)
+        ((view, described),) = self._places(np.array([row]))
         return self._shards[view].name(described)
 
-    def _read(self, bucket: int, drawn: "_Drawn") -> tuple[Crop, str]:
+    def _read(self, bucket: int, drawn: "_Drawn", placed: _Placed) -> tuple[Crop, str]:
         """Picture and caption of a row in one epoch. Raises `RejectError`."""
-        view, described = self._place(drawn.row)
+        view, described = placed
         flip, x, y, *colours = drawn.draws
         shown = crop(self._shards[view].read(described), self.shapes[bucket], (x, y), self._flip and flip < 0.5)
         if self._jitter:

@@ -91,6 +91,16 @@ def test_rows_hold_what_reading_needs(indexed):
     np.testing.assert_array_equal(view.column("width"), 40 + 8 * np.arange(5))
 
 
+def test_rows_together_are_rows_one_by_one(indexed, monkeypatch):
+    for name in ("filter.CHUNK", "filter._SOME", "view.CHUNK"):
+        monkeypatch.setattr(f"jdiff.data.{name}", 2)
+    keys(indexed, tags="key")
+    view = View(indexed.parent / "view.arrow")
+    numbers = np.array([4, 0, 3, 3, 1, 2])
+    assert view.rows(numbers) == [view.row(number) for number in numbers]
+    assert [row["key"] for row in view.rows(numbers, ("key",))] == list("403312")
+
+
 def test_fingerprints_follow_index_and_recipe(indexed, tmp_path):
     marks = [
         make_view(indexed, tmp_path / f"{n}.arrow", Recipe(**recipe))["fingerprint"]

@@ -102,6 +102,16 @@ def test_each_row_comes_up_once_an_epoch(view):
     assert drawn.min() >= 46 and drawn.max() <= 50
 
 
+def test_a_step_is_the_same_whatever_was_asked_before(view):
+    """Neighbouring batches are worked out together and kept, and what is given away may be changed."""
+    used = make(view)
+    for step in (40, 3, 41, 3, 10**9, 40, 2, 10**9 + 1, 3):
+        bucket, rows, epochs = used.plan(step)
+        fresh = make(view).plan(step)
+        assert bucket == fresh[0] and rows.tolist() == fresh[1].tolist() and epochs.tolist() == fresh[2].tolist()
+        rows[:] = epochs[:] = -1
+
+
 def test_one_bucket_is_read_once_an_epoch_in_order_of_steps(folder):
     stream = make(build(folder, "square", sizes=[(40, 40)]))
     rows = np.concatenate([stream.plan(step)[1] for step in range(ROWS)]).reshape(BATCH, ROWS)
