@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from jdiff.data.scores import Scored, scored
 from jdiff.data.view import CHUNK, COLUMNS
 
 _SOME = 2**12
+_MEMORY, _THREADS = "512MB", 2
+"""What DuckDB may hold before it sorts and joins in files, and its threads: each needs a hundred MB or so, and rows
+leave it one after the other."""
 DEDUP = {
     "pictures": ("duplicate", "cluster"),
     "captions": ("caption_duplicate", "caption_cluster"),
@@ -67,7 +71,8 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     parts = parts_of(index)
     mark = fingerprint(parts.values())
     table, written = read_captions(recipe.captions) if recipe.captions else (None, None)
-    connection = connect(index, parts, mark, table)
+    spilled = out.with_name(f"{out.name}.{os.getpid()}.spilled")
+    connection = connect(index, parts, mark, spilled, table)
     weight = f"CAST((\n{recipe.weight}\n) AS DOUBLE)" if recipe.weight else "CAST(NULL AS DOUBLE)"
     url = '"url"' if any("url" in part.fields for part in parts.values()) else "NULL"
     tags = f"CAST((\n{recipe.tags}\n) AS VARCHAR)" if recipe.tags else "NULL"
@@ -102,6 +107,8 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     except duckdb.Error as error:
         raise ValueError(_explained(error, recipe, connection, scored(index, parts), len(parts))) from error
     finally:
+        connection.close()
+        shutil.rmtree(spilled, ignore_errors=True)
         unfinished.unlink(missing_ok=True)
     return described | dict(counts)
 
@@ -112,9 +119,12 @@ def dedup_file(index: Path, by: str) -> Path:
 
 
 def connect(
-    index: Path, parts: dict[Path, Part], mark: str, new_captions: pa.Table | None = None
+    index: Path, parts: dict[Path, Part], mark: str, spilled: Path, new_captions: pa.Table | None = None
 ) -> "duckdb.DuckDBPyConnection":
-    """DuckDB with the view `examples` over an index, with its new captions if any, and nothing else in reach."""
+    """DuckDB with the view `examples` over an index, with its new captions if any, and nothing else in reach.
+
+    What does not fit into its memory goes to the folder `spilled`, which is made if need be.
+    """
     kinds = collections.defaultdict(set)
     for part in parts.values():
         for name, kind in part.fields.items():
@@ -147,6 +157,9 @@ def connect(
         connection.register("new_captions", new_captions)
         joins.append("LEFT JOIN new_captions c USING (shard, key)")
         replaced, recaptioned = " REPLACE (coalesce(c.caption, e.caption) AS caption)", "c.caption IS NOT NULL"
+    connection.execute(f"SET memory_limit='{_MEMORY}'")
+    connection.execute(f"SET threads={_THREADS}")
+    connection.execute(f"SET temp_directory={_quoted(spilled.absolute())}")
     connection.execute(f"SET allowed_directories=[{_quoted(index.absolute())}, {_quoted(index)}]")
     connection.execute("SET enable_external_access=false")
     connection.execute("SET lock_configuration=true")

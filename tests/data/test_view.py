@@ -1,6 +1,7 @@
 """Views: SQL over an index, what is recorded of it, weights, opt-outs, caption repair, and hostile conditions."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -76,6 +77,28 @@ def test_conditions_that_do_not_fit_or_reach_out(indexed, where, said, monkeypat
     with pytest.raises(ValueError, match=said):
         keys(indexed, where=where)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "index"]
+
+
+def test_what_does_not_fit_into_memory_is_sorted_in_files(indexed, monkeypatch):
+    """Beside the view, while it is made."""
+    monkeypatch.setattr("jdiff.data.filter._MEMORY", "40MB")
+    monkeypatch.setattr("jdiff.data.filter._THREADS", 1)
+    done, seen = threading.Event(), set()
+
+    def watch():
+        while not done.wait(0.01):
+            seen.update(path.parent.name for path in indexed.parent.glob("*/duckdb*"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        sort = "select row_number() over (order by hash(range)) n from range(2000000)"
+        assert keys(indexed, where=f"(select max(n) from ({sort})) = 2000000") == list("01234")
+    finally:
+        done.set()
+        watcher.join()
+    assert [name.startswith("view.arrow.") for name in seen] == [True]
+    assert sorted(path.name for path in indexed.parent.iterdir()) == ["a.tar", "index", "view.arrow"]
 
 
 def test_rows_hold_what_reading_needs(indexed):
