@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from jdiff.data.decode import decode
+from jdiff.data.images import scaled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,16 +69,15 @@ def crop(data: bytes, shape: tuple[int, int], place: tuple[float, float], mirror
     pixels of the scaled picture and of its mirror image where that is shown. Raises `RejectError`.
     """
     image, whole = decode(data, shape)
-    width, height = shape
-    scale = max(width / image.width, height / image.height)
-    spare = image.width * scale - width, image.height * scale - height
-    left, top = (int(where * (rest + 1)) if rest >= 1 else 0 for where, rest in zip(place, spare, strict=True))
-    box = left / scale, top / scale, min((left + width) / scale, image.width), min((top + height) / scale, image.height)
-    # Pillow widens the kernel when it shrinks an image, so nothing aliases.
-    shown = image.resize(shape, Image.Resampling.BICUBIC, box=box)
+    scale = max(shape[0] / image.width, shape[1] / image.height)
+    # The part that is shown, in whole pixels of the picture as it was decoded.
+    width, height = (max(round(side / scale), 1) for side in shape)
+    spare = image.width - width, image.height - height
+    left, top = (int(where * (rest + 1)) for where, rest in zip(place, spare, strict=True))
+    shown = image.crop((left, top, left + width, top + height))
     if mirrored:
-        shown, left = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT), round(spare[0]) - left
-    return Crop(np.asarray(shown), (whole[1], whole[0]), (top, max(left, 0)))
+        shown, left = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT), spare[0] - left
+    return Crop(scaled(shown, shape), (whole[1], whole[0]), (round(top * scale), round(left * scale)))
 
 
 def jitter(pixels: np.ndarray, draws: Sequence[float], strength: float) -> np.ndarray:

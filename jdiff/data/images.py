@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from kornia_rs import imgproc
 from PIL import Image, ImageOps
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
@@ -43,9 +44,17 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
     image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Pillow widens the bicubic kernel when it shrinks an image, so nothing aliases.
-    square = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    return np.asarray(square)
+    return scaled(image.crop((left, top, left + side, top + side)), (size, size))
+
+
+def scaled(image: Image.Image, shape: tuple[int, int]) -> np.ndarray:
+    """`image`, of mode RGB, at `shape` (width, height): uint8 [height, width, 3].
+
+    The kernel is bicubic (a = -0.5) and is widened where it shrinks, so that nothing aliases; beyond the edge its pixels
+    repeat. The bits do not depend on how many threads there are.
+    """
+    width, height = shape
+    return np.asarray(imgproc.resize(np.asarray(image), (height, width), "bicubic"))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ colours and caption are drawn from (row, seed, epoch). Decoding goes to worker p
 
 import collections
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -212,7 +213,7 @@ class ViewStream:
             read = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0))
             # What is small goes through the pipe, which costs less than shared memory of its own, and leaves none.
             options = grain.experimental.DatasetOptions(min_shm_size=_SMALL)
-            sent = grain.experimental.WithOptionsIterDataset(read, options).mp_prefetch(processes)
+            sent = grain.experimental.WithOptionsIterDataset(read, options).mp_prefetch(processes, _one_thread)
             ready = sent.map(_Receive())
         return iter(ahead(ready.map(_normalized) if put is None else ready, put))
 
@@ -244,6 +245,11 @@ def _normalized(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for row, out in zip(pixels, image, strict=True):  # a picture at a time, which fits a cache
         out[:] = floats(row)
     return batch | {"image": image}
+
+
+def _one_thread(worker: int, workers: int) -> None:
+    """Scaling shares its work among threads by itself, which workers do not need: there is one for each processor."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
 
 
 def mark_flags_as_parsed() -> None:

@@ -1,6 +1,7 @@
 """Arrays, folders and tfds as sources; how a class is named on the command line; what is refused."""
 
 import io
+import math
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from jdiff.data import ArraySource, Data, FolderSource, find_class, open_source
 from jdiff.data.drawings import lowest_tenth
-from jdiff.data.images import MAX_PIXELS, to_square
+from jdiff.data.images import MAX_PIXELS, scaled, to_square
 
 NAMES = ("woman", "woman, dark skin tone", "man", "cat", "Black Cat")
 
@@ -146,6 +147,20 @@ def test_shrinking_averages_instead_of_picking_pixels():
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     grey = to_square(Image.fromarray(checks.astype(np.uint8)), 8)
     assert abs(grey.astype(int) - 127).max() <= 3
+
+
+@pytest.mark.parametrize("width,height", [(5, 7), (30, 64), (63, 65), (64, 64), (100, 81), (128, 50)])
+def test_scaling_is_bicubic_as_pillow_does_it_in_floating_point(width, height):
+    corners = np.random.default_rng(width).integers(0, 256, (height // 9 + 2, width // 9 + 2, 3), np.uint8)
+    image = Image.fromarray(corners).resize((width, height), Image.Resampling.BILINEAR)
+    ours = scaled(image, (64, 48))
+    planes = [Image.fromarray(np.asarray(plane, np.float32)) for plane in image.split()]
+    exact = np.stack([np.asarray(plane.resize((64, 48), Image.Resampling.BICUBIC)) for plane in planes], -1)
+    assert ours.dtype == np.uint8 and ours.shape == exact.shape
+    # Beyond the edge pixels repeat, where Pillow leaves them out.
+    x, y = math.ceil(2 * max(64 / width, 1)), math.ceil(2 * max(48 / height, 1))
+    np.testing.assert_allclose(ours[y:-y, x:-x], exact[y:-y, x:-x].clip(0, 255), atol=1.25)
+    np.testing.assert_allclose(ours, exact.clip(0, 255), atol=4)
 
 
 def test_camera_orientation_is_applied(tmp_path):
