@@ -2,13 +2,14 @@
 
     python experiments/benchmarks/input_pipeline.py VIEW [--peer PYTHON] [--json]
 
-All three read the same shards and make 256 x 256 RGB pictures, uint8, in batches of 64, by the same scaling of the
-shorter side and a crop. "Decode" is the limit: one loop that has the bytes in memory, and calls Pillow; with 2 workers,
-two such loops in two processes. The stream is bytes, as it goes to devices, and mirrors nothing, as the others do not;
-"mirrored" is one that mirrors half of the pictures as training does, "float32" one that takes no `put` besides.
-PYTHON is the interpreter of an environment with webdataset and torch. Every figure is taken in turn, `ROUNDS` times and
-every other time in reverse, and the median of the rounds' ratios is printed, with their quartiles. The wait of a step
-is the time that a loop with a pretended step of 250 ms spends in `next`. For an idle machine; the load is printed.
+All three read the same shards and make 256 x 256 RGB pictures, uint8, in batches of 64, by the same kernel. "Decode" is
+one loop that has the bytes in memory, and calls Pillow as webdataset's side does; with 2 workers, two such loops in two
+processes. "Own decode" is the same loop around what the stream decodes and scales with, which is its limit. The stream
+is bytes, as it goes to devices, and mirrors nothing, as the others do not; "mirrored" is one that mirrors half of the
+pictures as training does, "float32" one that takes no `put` besides. PYTHON is the interpreter of an environment with
+webdataset and torch. Every figure is taken in turn, `ROUNDS` times and every other time in reverse, and the median of
+the rounds' ratios is printed, with their quartiles. The wait of a step is the time that a loop with a pretended step of
+250 ms spends in `next`. For an idle machine; the load is printed.
 """
 
 import io
@@ -78,12 +79,23 @@ def decode_loop(data):
     return time.perf_counter() - start
 
 
-def decoding(view, workers):
+def own_decode_loop(data):
+    """Seconds to decode into squares by the stream's own function."""
+    os.environ["RAYON_NUM_THREADS"] = "1"  # as in a worker
+    from jdiff.data.buckets import crop
+
+    start = time.perf_counter()
+    for content in data:
+        crop(content, (SIDE, SIDE), (0.5, 0.5), False)
+    return time.perf_counter() - start
+
+
+def decoding(loop, view, workers):
     """Images a second of `workers` loops at once."""
     data = contents(view, IMAGES)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(decode_loop, [data[:64]] * workers)
-        seconds = pool.map(decode_loop, [data[place::workers] for place in range(workers)], chunksize=1)
+        pool.map(loop, [data[:64]] * workers)
+        seconds = pool.map(loop, [data[place::workers] for place in range(workers)], chunksize=1)
     return IMAGES / max(seconds)
 
 
@@ -122,7 +134,8 @@ def main():
     rows = []
     for workers in (1, 2):
         measures = {
-            "decode": partial(decoding, view, workers),
+            "decode": partial(decoding, decode_loop, view, workers),
+            "own decode": partial(decoding, own_decode_loop, view, workers),
             "stream": lambda workers=workers: streaming(view, workers)[0],
             "stream, mirrored": lambda workers=workers: streaming(view, workers, flip=True)[0],
             "stream, float32": lambda workers=workers: streaming(view, workers, flip=True, put=None)[0],

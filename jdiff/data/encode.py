@@ -94,14 +94,15 @@ def encode_images(
 def _latents(
     view: View, shards: Shards, rows: np.ndarray, shape: tuple[int, int], encode: Any, batch_size: int
 ) -> Iterable[tuple[str, bytes]]:
-    def shown(row: int) -> Crop | str:
+    def shown(image: Callable[[], bytes]) -> Crop | str:
         try:
-            return crop(shards.read(view.row(row)), shape, (0.5, 0.5), False)
+            return crop(image(), shape, (0.5, 0.5), False)
         except RejectError as reason:
             return str(reason)
 
+    begun = [shards.begin(view.row(int(row))) for row in rows]
     with ThreadPoolExecutor(2) as threads:
-        crops = list(threads.map(shown, map(int, rows)))
+        crops = list(threads.map(shown, begun))
     images = np.zeros((batch_size, shape[1], shape[0], 3), np.float32)
     for place, found in enumerate(crops):
         if isinstance(found, Crop):

@@ -50,8 +50,8 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
 def scaled(image: Image.Image, shape: tuple[int, int]) -> np.ndarray:
     """`image`, of mode RGB, at `shape` (width, height): uint8 [height, width, 3].
 
-    The kernel is bicubic (a = -0.5) and is widened where it shrinks, so that nothing aliases; beyond the edge its pixels
-    repeat. The bits do not depend on how many threads there are.
+    The kernel is bicubic (a = -0.5) and is widened where it shrinks, so that nothing aliases; beyond the edge its
+    pixels repeat. The bits do not depend on how many threads there are.
     """
     width, height = shape
     return np.asarray(imgproc.resize(np.asarray(image), (height, width), "bicubic"))

@@ -3,6 +3,7 @@
 Neither is waited for without an end: a store, a stuck mount or a pipe raises TimeoutError or another OSError.
 """
 
+import functools
 import io
 import os
 import stat
@@ -17,26 +18,28 @@ class Reader:
     """A shard that is open for reading: `read(offset, length)`, `length` and a `stamp` that changes with the content.
 
     Local files are stamped with size and time, others with size and what their store gives: an ETag or a time.
-    Raises OSError where the shard cannot be opened or read; TimeoutError is one.
+    Raises OSError where the shard cannot be opened or read; TimeoutError is one. A store is asked when read from first.
     """
 
     def __init__(self, shard: str):
         self.bytes_read = 0
-        self._file = self._store = None
+        self._shard = shard
+        self._file = None
         if REMOTE not in shard:
             # A pipe would wait for a writer without O_NONBLOCK, which changes nothing for a file.
             self._file = within(lambda: os.open(shard, os.O_RDONLY | os.O_NONBLOCK), shard)
-            status = os.fstat(self._file)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(f"{shard} is no regular file")
-            self.length = status.st_size
-        else:
-            import fsspec  # of the extra `data`
 
-            store, self._path = fsspec.core.url_to_fs(shard)
-            self._store = store
-            self.length = int(within(lambda: store.info(self._path), shard)["size"])
-        self._shard = shard
+    @functools.cached_property
+    def length(self) -> int:
+        """In bytes."""
+        if self._file is not None:
+            return os.fstat(self._file).st_size
+        size = _asked(self._shard, "info")["size"]
+        if size is None:
+            raise OSError(f"{self._shard} has a length that its store does not tell")
+        return size
 
     @property
     def stamp(self) -> str:
@@ -45,29 +48,31 @@ class Reader:
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on; fewer where the shard ends."""
-        if offset >= self.length or length <= 0:
+        if length <= 0:
             return b""
-        length = min(length, self.length - offset)
-        if self._store is not None:
-            store = self._store
-            data = within(lambda: store.cat_file(self._path, start=offset, end=offset + length), self._shard)
-        else:
-            data = self._local(offset, length)
-        self.bytes_read += len(data)
+        data = self.ready(offset, length)
+        if data is None:
+            file = self._file
+            if file is None:
+                data = _asked(self._shard, "cat_file", start=offset, end=offset + length)
+            else:
+                length = max(min(length, self.length - offset), 0)
+                data = within(lambda: os.pread(file, length, offset), self._shard)
+            self.bytes_read += len(data)
         return data
 
-    def _local(self, offset: int, length: int) -> bytes:
-        """What is in memory already is read at once: it cannot hang, and is ten times as fast."""
-        file = self._file
-        assert file is not None
-        if hasattr(os, "RWF_NOWAIT"):
-            buffer = bytearray(length)
-            try:
-                if os.preadv(file, [buffer], offset, os.RWF_NOWAIT) == length:
-                    return bytes(buffer)
-            except OSError:
-                pass  # not in memory, or a file system that does not say
-        return within(lambda: os.pread(file, length, offset), self._shard)
+    def ready(self, offset: int, length: int) -> bytes | None:
+        """As `read` where that need not wait, since the bytes are in memory; else None. Ten times as fast."""
+        if self._file is None or not hasattr(os, "RWF_NOWAIT") or offset + length > self.length:
+            return None
+        buffer = bytearray(length)
+        try:
+            if os.preadv(self._file, [buffer], offset, os.RWF_NOWAIT) == length:
+                self.bytes_read += length
+                return bytes(buffer)
+        except OSError:
+            pass  # not in memory, or a file system that does not say
+        return None
 
     def close(self) -> None:
         """Gives the file back; the reader is not used again."""
@@ -133,9 +138,19 @@ def stamp(shard: str) -> str:
     if REMOTE not in shard:
         status = within(lambda: os.stat(shard), shard)
         return f"{status.st_size}:{status.st_mtime_ns}"
+    info = _asked(shard, "info")
+    mark = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "updated") if name in info), "")
+    return f"{info['size']}:{mark}"
+
+
+def _asked(shard: str, method: str, **options: int) -> Any:
+    """What the store of a shard answers. Stores have errors of their own: all of them become OSError."""
     import fsspec  # of the extra `data`
 
     store, path = fsspec.core.url_to_fs(shard)
-    info = within(lambda: store.info(path), shard)
-    mark = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "updated") if name in info), "")
-    return f"{info['size']}:{mark}"
+    try:
+        return within(lambda: getattr(store, method)(path, **options), shard)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{shard} cannot be read: {type(error).__name__}: {error}") from error

@@ -12,6 +12,7 @@ import numpy as np
 from jdiff.data.array_records import RecordReader, opened
 from jdiff.data.headers import RejectError
 from jdiff.data.order import mix
+from jdiff.data.patience import begun
 from jdiff.data.reader import Reader
 
 _OPEN = 64
@@ -68,17 +69,30 @@ class Shards:
             if isinstance(error, TimeoutError):
                 self._silent[row["shard"]] = time.monotonic() + _SILENCE
             raise RejectError("shard cannot be read") from error
-        if len(data) < row["size"] or (row["sha256"] and hashlib.sha256(data).digest() != row["sha256"]):
-            raise RejectError("shard has changed")
-        return data
+        return _checked(data, row)
+
+    def begin(self, row: dict[str, Any]) -> Callable[[], bytes]:
+        """`read`, begun: what is called gives the bytes, or raises. What must be waited for is waited for together."""
+        reader = self._readers.get(row["shard"])
+        data = reader.ready(row["offset"], row["size"]) if isinstance(reader, Reader) else None
+        return begun(lambda: self.read(row)).result if data is None else lambda: _checked(data, row)
 
     def _reader(self, shard: int) -> Reader | RecordReader:
         with self._lock:
             reader = self._readers.get(shard)
-            if reader is None:
-                # A reader that is pushed out closes its file when the last thread that reads from it lets it go.
-                reader = self._readers[shard] = opened(self._shards[shard][0])
-                if len(self._readers) > _OPEN:
-                    self._readers.popitem(last=False)
+        if reader is None:
+            # Not under the lock: others need not wait. Where two open it at once, one of them is let go.
+            reader = opened(self._shards[shard][0])
+        with self._lock:
+            reader = self._readers.setdefault(shard, reader)
             self._readers.move_to_end(shard)
+            if len(self._readers) > _OPEN:
+                # A reader that is pushed out closes its file when the last thread that reads from it lets it go.
+                self._readers.popitem(last=False)
             return reader
+
+
+def _checked(data: bytes, row: dict[str, Any]) -> bytes:
+    if len(data) < row["size"] or (row["sha256"] and hashlib.sha256(data).digest() != row["sha256"]):
+        raise RejectError("shard has changed")
+    return data

@@ -28,6 +28,8 @@ from jdiff.data.view import View
 
 _PLAIN = Captioning()
 _SMALL = 2**18
+_AT_ONCE = 64
+"""Reads that are waited for together, by each thread or process that makes batches."""
 _READ = ("shard", "offset", "size", "sha256", "caption", "tags")
 _PURPOSES = ("flip", "crop x", "crop y", "brightness", "contrast", "saturation")
 
@@ -41,8 +43,11 @@ class _Drawn(NamedTuple):
     draws: list[float]
 
 
-_Placed = tuple[int, dict[str, Any]]
-"""The number of a row's view, and the row as that describes it."""
+class _Begun(NamedTuple):
+    """A row as its view describes it, and what gives the bytes of its image, which are on their way."""
+
+    described: dict[str, Any]
+    image: Callable[[], bytes]
 
 
 class ViewStream:
@@ -126,8 +131,8 @@ class ViewStream:
         images, sent = slots.empty(shape) if slots else (np.empty(shape, np.uint8), None)
         shown, read, captions, reasons = [], [], [], []
         drawn = self._drawn(rows[part], epochs[part])
-        for place, (asked, placed) in enumerate(zip(drawn, self._places(rows[part]), strict=True)):
-            (picture, caption), row, reason = self._example(bucket, asked, placed)
+        for place, (asked, begun) in enumerate(zip(drawn, self._begun(rows[part]), strict=True)):
+            (picture, caption), row, reason = self._example(bucket, asked, begun)
             images[place] = picture.image
             shown.append((picture.original_size, picture.corner))
             read.append(row)
@@ -150,21 +155,21 @@ class ViewStream:
         draws = np.stack([uniform(identity, self.seed, purpose) for purpose in _PURPOSES], 1)
         return list(map(_Drawn, rows.tolist(), epochs.tolist(), identity.tolist(), draws.tolist()))
 
-    def _example(self, bucket: int, asked: "_Drawn", placed: _Placed) -> tuple[tuple[Crop, str], int, str]:
+    def _example(self, bucket: int, asked: "_Drawn", begun: "_Begun") -> tuple[tuple[Crop, str], int, str]:
         """Picture and caption, their row, and "" or the reason why it is not the one asked for."""
 
         def read(row: int) -> tuple[Crop, str]:
             if row == asked.row:
-                return self._read(bucket, asked, placed)
+                return self._read(bucket, asked, begun)
             (own,) = self._drawn(np.array([row]), np.array([asked.epoch]))
-            return self._read(bucket, own, *self._places(np.array([row])))
+            return self._read(bucket, own, *self._begun(np.array([row])))
 
         return readable(asked.row, self._order.rows[bucket], read, self._shard)
 
-    def _places(self, rows: np.ndarray) -> list[_Placed]:
-        """The view of each row, and the row as it describes it."""
+    def _places(self, rows: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
+        """The number of each row's view, and the row as that describes it."""
         views = np.searchsorted(self._starts, rows, "right") - 1
-        found: list[_Placed] = [(0, {})] * len(rows)
+        found: list[tuple[int, dict[str, Any]]] = [(0, {})] * len(rows)
         for view in set(views.tolist()):
             own = np.flatnonzero(views == view)
             described = self._views[view].rows(rows[own] - self._starts[view], _READ)
@@ -172,19 +177,28 @@ class ViewStream:
                 found[place] = view, row
         return found
 
+    def _begun(self, rows: np.ndarray) -> Iterator["_Begun"]:
+        """Each row with its image, while those of the `_AT_ONCE` after it are on their way too."""
+        begun: collections.deque[_Begun] = collections.deque()
+        for view, described in self._places(rows):
+            begun.append(_Begun(described, self._shards[view].begin(described)))
+            if len(begun) > _AT_ONCE:
+                yield begun.popleft()
+        while begun:
+            yield begun.popleft()
+
     def _shard(self, row: int) -> str:
         ((view, described),) = self._places(np.array([row]))
         return self._shards[view].name(described)
 
-    def _read(self, bucket: int, drawn: "_Drawn", placed: _Placed) -> tuple[Crop, str]:
+    def _read(self, bucket: int, drawn: "_Drawn", begun: "_Begun") -> tuple[Crop, str]:
         """Picture and caption of a row in one epoch. Raises `RejectError`."""
-        view, described = placed
         flip, x, y, *colours = drawn.draws
-        shown = crop(self._shards[view].read(described), self.shapes[bucket], (x, y), self._flip and flip < 0.5)
+        shown = crop(begun.image(), self.shapes[bucket], (x, y), self._flip and flip < 0.5)
         if self._jitter:
             shown = shown._replace(image=jitter(shown.image, colours, self._jitter))
-        tags = described["tags"] or []
-        return shown, self._captioning.apply(described["caption"], tags, drawn.identity, self.seed)
+        tags = begun.described["tags"] or []
+        return shown, self._captioning.apply(begun.described["caption"], tags, drawn.identity, self.seed)
 
     def batches(
         self,

@@ -88,19 +88,25 @@ def test_training_goes_on_without_a_shard_that_hangs(tmp_path, stuck):
     asked = stuck(View(view).shards[1][0])
     start = time.monotonic()
     stream = ViewStream([(view, 1)], buckets=Buckets(size=32, step=32), batch_size=20, seed=0)
-    batches = [stream.batch(step) for step in range(4)]
+    batches = [stream.batch(0)]
+    first = len(asked)
+    batches += [stream.batch(step) for step in range(1, 4)]
     reasons = [reason for batch in batches for reason in batch["reject"].tolist()]
     assert reasons.count("shard cannot be read") == 40 and all((batch["row"] < 20).all() for batch in batches)
-    # Asked once, and not again for each of its rows.
-    assert len(asked) == 1 and time.monotonic() - start < 10
+    # Asked for the rows of one batch, which are read at once, and not again.
+    assert 1 <= len(asked) == first <= 20 and time.monotonic() - start < 10
 
 
 def test_errors_are_passed_on_and_threads_used_again():
     def fail():
         raise KeyError("x")
 
+    def threads():
+        return sum(thread.name == "jdiff-patience" for thread in threading.enumerate())
+
+    before = threads()
     for _ in range(20):
         with pytest.raises(KeyError):
             patience.within(fail, "it")
         assert patience.within(lambda: threading.current_thread().name, "it") == "jdiff-patience"
-    assert sum(thread.name == "jdiff-patience" for thread in threading.enumerate()) < 10
+    assert threads() <= before + 1
