@@ -216,6 +216,42 @@ def stream_stage(view, workers):
     }
 
 
+def store_stage(shards, base, latency):
+    """A stream, by threads, of shards in a store each of whose answers takes `latency` seconds."""
+    import fsspec
+
+    from jdiff.data.buckets import Buckets
+    from jdiff.data.filter import Recipe, make_view
+    from jdiff.data.index import build
+    from jdiff.data.view_stream import ViewStream, rejected
+
+    class Far(fsspec.get_filesystem_class("file")):
+        protocol = "far"
+        waits = 0.0
+
+        def info(self, path, **options):
+            time.sleep(self.waits)
+            return super().info(path, **options)
+
+        def cat_file(self, path, **options):
+            time.sleep(self.waits)
+            return super().cat_file(path, **options)
+
+    fsspec.register_implementation("far", Far, clobber=True)
+    build([f"far://{path}" for path in sorted(shards.glob("*.tar"))], base / "far")
+    make_view(base / "far", base / "far.arrow", Recipe())
+    Far.waits = latency
+    stream = ViewStream([(base / "far.arrow", 1)], buckets=Buckets(size=256, step=64), batch_size=BATCH, seed=0)
+    batches = stream.batches(0, put=lambda batch: batch)
+    next(batches)
+    begun = time.perf_counter()
+    read = [{"reject": next(batches)["reject"]} for _ in range(20)]
+    return {
+        "images_a_second": round(20 * BATCH / (time.perf_counter() - begun), 1),
+        "replaced": sum(rejected(read).values()),
+    }
+
+
 def find_duplicates(shards, index, count):
     timed(f"index {count}, pixels", partial(index_stage, shards, index, "pixels"))
     for distance in DISTANCES:
@@ -228,11 +264,14 @@ def measure(folder, count, everything=True):
     shards, index, view = (base / name for name in ("shards", "index", "view.arrow"))
     timed(f"pack {count}", partial(pack_stage, folder, shards))
     if not everything:
-        return find_duplicates(shards, index, count)
+        find_duplicates(shards, index, count)
+        return
     timed(f"index {count}, headers", partial(index_stage, shards, base / "headers", "headers"))
     find_duplicates(shards, index, count)
     timed(f"filter {count}", partial(filter_stage, index, view))
-    return timed(f"stream {count}, threads", partial(stream_stage, view, 0))
+    timed(f"stream {count}, threads", partial(stream_stage, view, 0))
+    for latency in (0.0, 0.05, 0.2):
+        timed(f"stream {count}, store of {latency} s", partial(store_stage, shards, base, latency))
 
 
 if __name__ == "__main__":
