@@ -96,7 +96,7 @@ class Score:
     index: Annotated[Path, tyro.conf.Positional]
     """Folder of the index; its rows get the scorer's columns. What is scored already is not scored again."""
     scorer: str
-    """sharpness, faces, clip (picture and caption), aesthetic, nsfw or watermark."""
+    """sharpness, faces, open_nsfw, clip (picture and caption), aesthetic, nsfw or watermark."""
     clip: str | None = None
     """Of the last four: a CLIP in the layout of transformers, a folder or a name on the hub."""
     head: Path | None = None
@@ -201,7 +201,7 @@ def _score(arguments: Score) -> None:
 
 
 def _scorer(arguments: Score) -> Any:
-    takes = {"sharpness": (), "faces": (), "clip": ("clip", "embeddings")}
+    takes = {"sharpness": (), "faces": (), "open_nsfw": (), "clip": ("clip", "embeddings")}
     takes |= dict.fromkeys(("aesthetic", "nsfw", "watermark"), ("clip", "head"))
     name = arguments.scorer
     if name not in takes:
@@ -213,9 +213,9 @@ def _scorer(arguments: Score) -> Any:
         if option not in takes[name] and getattr(arguments, option):
             raise ValueError(f"scorer {name} takes no --{option}; got {getattr(arguments, option)}")
     if not takes[name]:
-        from jdiff.data.scorers import Faces, Sharpness
+        from jdiff.data.scorers import Faces, OpenNsfw, Sharpness
 
-        return Faces() if name == "faces" else Sharpness()
+        return {"sharpness": Sharpness, "faces": Faces, "open_nsfw": OpenNsfw}[name]()
     from jdiff.pipelines import ClipScorer, HeadScorer
 
     if name == "clip":

@@ -91,7 +91,7 @@ def test_an_index_is_scored(index, run, refused, tmp_path):
     assert "9 rows" in run("filter", index, "--where", "sharpness >= 0 and aesthetic >= 0", "-o", tmp_path / "v.arrow")
     none = tmp_path / "none"
     for words, message in [
-        (["taste"], "--scorer must be one of sharpness, faces, clip, aesthetic, nsfw, watermark; got taste"),
+        (["taste"], "--scorer must be one of sharpness, faces, open_nsfw, clip, aesthetic, nsfw, watermark; got taste"),
         (["clip"], "scorer clip needs --clip FOLDER of a CLIP with its weights"),
         (["clip", "--clip", none], f"{none} is no folder"),
         (["nsfw", "--clip", none], "scorer nsfw needs --head FILE.safetensors with its weights"),

