@@ -15,7 +15,7 @@ from jdiff.data.order import mix
 from jdiff.data.patience import begun
 from jdiff.data.reader import Reader
 
-_OPEN = 64
+_OPEN = 256
 """Shards held open at once."""
 _TRIES = 32
 _SILENCE = 600.0
