@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jdiff.data.clusters import LARGEST, caption_vectors, pairs_close, plain
+from jdiff.data.encoded import hashes
 from jdiff.data.filter import DEDUP, dedup_file
 from jdiff.data.index import Part, fingerprint, parts_of
 from jdiff.data.likeness import BYTES
@@ -106,8 +107,7 @@ def _exact(rows: pa.Table, by: str) -> np.ndarray:
     if by == "embeddings":
         return np.arange(len(rows))
     if by == "pictures":
-        digests = np.frombuffer(b"".join(rows["sha256"].to_pylist()), "S32")
-        return np.unique(digests, return_inverse=True)[1]
+        return np.unique(hashes(rows["sha256"]), return_inverse=True)[1]
     numbers: dict[str, int] = {}
     values = map(plain, rows["caption"].to_pylist())
     return np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64, len(rows))

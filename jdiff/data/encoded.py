@@ -31,7 +31,7 @@ class Encoded:
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
             raise ValueError(f"{folder} is not encoded, or not to the end; `jdiff data encode` goes on") from error
         # In their order, and mapped as the tables are: looked up in the file.
-        self._captions = _hashes(self._texts["caption"])
+        self._captions = hashes(self._texts["caption"])
         count = lambda kind: len(list((folder / kind).glob("*.tar")))
         self._latents, self._encodings = (
             Shards([(str(folder / kind / f"{number:05}.tar"), "") for number in range(count(kind))])
@@ -46,7 +46,7 @@ class Encoded:
 
     def with_text(self) -> np.ndarray:
         """bool [N]: whether an example's caption was encoded, and not left out as one that does not fit."""
-        wanted = _hashes(self.table["caption"])
+        wanted = hashes(self.table["caption"])
         place = np.searchsorted(self._captions, wanted)
         found = place < len(self._captions)
         found[found] = self._captions[place[found]] == wanted[found]
@@ -75,7 +75,7 @@ class Encoded:
         return range(*(int(np.searchsorted(self._captions, np.bytes_(caption), side)) for side in ("left", "right")))
 
 
-def _hashes(column: pa.ChunkedArray) -> np.ndarray:
+def hashes(column: pa.ChunkedArray) -> np.ndarray:
     """SHA-256 [N] where they lie: the writer makes one batch of a table."""
     parts = [
         np.frombuffer(part.buffers()[1], "S32", len(part), 32 * part.offset) for part in column.chunks if len(part)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jdiff.data import index
+from jdiff.data import index, near
 from jdiff.data.decode import decode
 from jdiff.data.dedup import deduplicate, kept_of
 from jdiff.data.filter import Recipe, dedup_file, make_view
@@ -90,6 +90,15 @@ def test_copies_are_alike_and_other_pictures_are_not(change, originals):
     found = {tuple(sorted(pair)) for pair in zip(order[a].tolist(), order[b].tolist(), strict=True)}
     assert found == {(n, n + 60) for n in range(60)}
     assert (a < b).all() and len(found) == len(a) and (apart <= 0.1).all()
+
+
+def test_keys_in_parts_find_what_all_together_do(originals, monkeypatch):
+    thumbs = np.stack([thumb(data) for image in originals for data in (saved(image), CHANGES["middle"](image, None))])
+    whole = pairs_alike(thumbs, 0.1)
+    monkeypatch.setattr(near, "_PART", 100)
+    monkeypatch.setattr(near, "_STRETCH", 700)
+    for found, expected in zip(pairs_alike(thumbs, 0.1), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_lies_outside_an_eighth_is_no_copy(originals):
