@@ -125,11 +125,14 @@ def cut(photographs, folder):
             number += 2
 
 
-def timed(stage, act):
-    """Runs a stage in a process of its own; prints its seconds, peak memory and figures."""
+def timed(stage, act, found=dict):
+    """Runs a stage in a process of its own; prints its seconds, peak memory and figures, and what is `found` then."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        figures = pool.apply(_timed, (act,))
+    figures = {}
+    # One each: a process would take over the peak of what started it.
+    for work in (partial(_timed, act), found):
+        with context.Pool(1) as pool:
+            figures |= pool.apply(work)
     print(json.dumps({"stage": stage} | figures), flush=True)
 
 
@@ -167,11 +170,16 @@ def index_stage(shards, out, depth):
 
 def dedup_stage(out, distance):
     from jdiff.data.dedup import deduplicate
+
+    return deduplicate(out, distance=distance)
+
+
+def copies_found(out):
+    """Of the planted copies of an index that was deduplicated."""
+    import pyarrow.parquet as pq
+
     from jdiff.data.filter import dedup_file
     from jdiff.data.index import parts_of
-
-    figures = deduplicate(out, distance=distance)
-    import pyarrow.parquet as pq
 
     rows = pq.read_table(dedup_file(out, "pictures")).to_pylist()
     records = [text for path in parts_of(out) for text in pq.read_table(path, columns=["json"])["json"].to_pylist()]
@@ -189,7 +197,7 @@ def dedup_stage(out, distance):
         beyond += row["cluster"] not in pair
     recall = {change: f"{found[change]}/{planted[change]}" for change in CHANGES}
     total = sum(found.values()) / max(sum(planted.values()), 1)
-    return figures | {"recall": round(total, 4), "recall_by_change": recall, "dropped_for_another_picture": beyond}
+    return {"recall": round(total, 4), "recall_by_change": recall, "dropped_for_another_picture": beyond}
 
 
 def filter_stage(index, out):
@@ -255,7 +263,8 @@ def store_stage(shards, base, latency):
 def find_duplicates(shards, index, count):
     timed(f"index {count}, pixels", partial(index_stage, shards, index, "pixels"))
     for distance in DISTANCES:
-        timed(f"dedup {count}, distance {distance}", partial(dedup_stage, index, distance))
+        dedup = partial(dedup_stage, index, distance)
+        timed(f"dedup {count}, distance {distance}", dedup, partial(copies_found, index))
 
 
 def measure(folder, count, everything=True):
