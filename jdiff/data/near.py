@@ -43,7 +43,8 @@ def pairs_alike(thumbnails: np.ndarray | Spill, limit: float) -> tuple[np.ndarra
     """Of uint8 [N, likeness.BYTES], in the order of preference: the numbers a < b of each pair that is at most `limit`
     apart, its distance, and how many pairs were compared in full.
 
-    Keys go to a file, and come back one of the twelve at a time: in memory, a picture takes some 0.7 kB."""
+    Keys, sketches and colours go to files, and come back an eighth of one key of the twelve at a time: in memory, a
+    picture takes some 0.2 kB."""
     bits = int(np.clip(round(2 * np.log2(max(len(thumbnails), 2)) - 6), 8, 56))
     met, other, box = _candidates(*_keys(thumbnails, bits), bits)
     apart = np.full(len(met), np.inf, np.float32)
@@ -131,8 +132,9 @@ def firsts(group: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 def _keys(thumbnails: np.ndarray | Spill, bits: int) -> tuple[Spill, Spill, Spill, Spill]:
-    """uint64 arrays: keys [KEYS, N * boxes], each picture's boxes together; the bits of the least certain signs of the
-    whole pictures' keys [KEYS, TURNED, N]; sketches [N * boxes]. And the means of colours [3, N * boxes]."""
+    """In files, uint64: keys [KEYS, N * boxes], each picture's boxes together; the bits of the least certain signs of
+    the whole pictures' keys [KEYS, TURNED, N]; sketches [N * boxes]. And the means of colours, int16 [3, N * boxes].
+    """
     count, boxes = len(thumbnails), len(BOXES)
     projections = np.random.default_rng(5).standard_normal((_COARSE**2, KEYS * bits + _SKETCH_BITS), np.float32)
     keys = Spill((KEYS, count * boxes), np.uint64)
