@@ -210,7 +210,8 @@ def test_a_crop_is_where_it_says(view):
             if mirrored:
                 expected = 255 - expected
             np.testing.assert_allclose(red, expected, atol=3)
-            assert 0 <= left <= 300
+            # 150 pixels of the picture are cut away, 300 of the scaled one: all of them at one end, or some at each.
+            assert left == abs({0.0: 0, 0.3: 90, 0.999: 300}[place] - 300 * mirrored)
 
 
 @pytest.mark.parametrize(("size", "step", "ratio"), [(32, 8, 2.0), (512, 64, 2.0), (1024, 64, 4.0), (64, 64, 1.0)])
