@@ -98,7 +98,9 @@ def floats(pixels: Any) -> Any:
 
 
 def _collate(source: Source, rows: np.ndarray, index: np.ndarray) -> Batch:
-    examples = [source[int(row)] for row in rows]
+    # Those of a view are read together.
+    many = getattr(source, "many", None)
+    examples = many(rows) if many else [source[int(row)] for row in rows]
     image = np.stack([example["image"] for example in examples])
     batch = {"image": floats(image), "index": index}
     if source.class_names:

@@ -1,10 +1,10 @@
 """Examples of a view by offset: shards are opened when first needed, and what has changed since is told apart."""
 
+import collections
 import hashlib
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from jdiff.data.reader import Reader
 
 _OPEN = 256
 """Shards held open at once."""
+_AT_ONCE = 64
+"""Reads that are waited for together, by each thread or process that makes batches."""
 _TRIES = 32
 _SILENCE = 600.0
 """Seconds for which a shard that did not answer is not asked again: each answer that does not come is a long wait."""
@@ -43,12 +45,23 @@ def readable(row: int, rows: np.ndarray, read: Callable[[int], T], shard: Callab
     )
 
 
+def on_their_way(begun: Iterable[T]) -> Iterator[T]:
+    """What `begun` gives, while the `_AT_ONCE` after it are begun already."""
+    waiting: collections.deque[T] = collections.deque()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > _AT_ONCE:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
 class Shards:
     """The shards of a view, (name, stamp) each, for reading in threads and in processes that it is sent to."""
 
     def __init__(self, shards: list[tuple[str, str]]):
         self._shards = shards
-        self._readers: OrderedDict[int, Reader | RecordReader] = OrderedDict()
+        self._readers: collections.OrderedDict[int, Reader | RecordReader] = collections.OrderedDict()
         self._silent: dict[int, float] = {}
         self._lock = threading.Lock()
 

@@ -1,12 +1,14 @@
 """A view as a source of square images, for training as any other data."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jdiff.data.buckets import crop
-from jdiff.data.shards import Shards, readable
+from jdiff.data.shards import Shards, on_their_way, readable
 from jdiff.data.sources import Row, Split
 from jdiff.data.view import View
 
@@ -37,10 +39,20 @@ class ViewSource:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> Row:
-        shard = lambda number: self._shards.name(self._view.row(number))
-        return readable(int(self._rows[row]), self._rows, self._read, shard)[0]
+        return self.many(np.array([row]))[0]
 
-    def _read(self, number: int) -> Row:
-        described = self._view.row(number)
-        shown = crop(self._shards.read(described), (self._size, self._size), (0.5, 0.5), False)
-        return {"image": shown.image, "label": 0, "caption": described["caption"]}
+    def many(self, rows: np.ndarray) -> list[Row]:
+        """Each of `rows`; their reads are waited for together."""
+        numbers = self._rows[rows]
+        begun = on_their_way((row, self._shards.begin(row)) for row in self._view.rows(numbers))
+        return [self._shown(number, *one) for number, one in zip(numbers.tolist(), begun, strict=True)]
+
+    def _shown(self, asked: int, described: dict[str, Any], image: Callable[[], bytes]) -> Row:
+        def read(number: int) -> Row:
+            own = described if number == asked else self._view.row(number)
+            data = image() if number == asked else self._shards.read(own)
+            shown = crop(data, (self._size, self._size), (0.5, 0.5), False)
+            return {"image": shown.image, "label": 0, "caption": own["caption"]}
+
+        shard = lambda number: self._shards.name(self._view.row(number))
+        return readable(asked, self._rows, read, shard)[0]

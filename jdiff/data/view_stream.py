@@ -21,15 +21,13 @@ from jdiff.data.buckets import Buckets, Crop, crop, jitter
 from jdiff.data.captions import Captioning
 from jdiff.data.order import mix, uniform
 from jdiff.data.pipeline import ahead, floats
-from jdiff.data.shards import Shards, readable
+from jdiff.data.shards import Shards, on_their_way, readable
 from jdiff.data.slots import Received, Sent, Slots
 from jdiff.data.sources import Split
 from jdiff.data.view import View
 
 _PLAIN = Captioning()
 _SMALL = 2**18
-_AT_ONCE = 64
-"""Reads that are waited for together, by each thread or process that makes batches."""
 _READ = ("shard", "offset", "size", "sha256", "caption", "tags")
 _PURPOSES = ("flip", "crop x", "crop y", "brightness", "contrast", "saturation")
 
@@ -178,14 +176,9 @@ class ViewStream:
         return found
 
     def _begun(self, rows: np.ndarray) -> Iterator["_Begun"]:
-        """Each row with its image, while those of the `_AT_ONCE` after it are on their way too."""
-        begun: collections.deque[_Begun] = collections.deque()
-        for view, described in self._places(rows):
-            begun.append(_Begun(described, self._shards[view].begin(described)))
-            if len(begun) > _AT_ONCE:
-                yield begun.popleft()
-        while begun:
-            yield begun.popleft()
+        """Each row with its image, while those of the next are on their way too."""
+        placed = self._places(rows)
+        return on_their_way(_Begun(described, self._shards[view].begin(described)) for view, described in placed)
 
     def _shard(self, row: int) -> str:
         ((view, described),) = self._places(np.array([row]))

@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from jdiff.data import index
+from jdiff.data import Data, batches, index, open_source
 from jdiff.data.filter import Recipe, make_view
 from jdiff.data.reader import Reader
 from tests.data.test_view_stream import BATCH, build, make
@@ -44,6 +44,18 @@ def test_a_batch_is_read_at_once_and_is_that_of_local_files(views, monkeypatch):
         assert not there["reject"].astype(bool).any()
         np.testing.assert_array_equal(there["image"], here["image"])
         assert here["caption"].tolist() == there["caption"].tolist()
+
+
+def test_so_is_a_batch_of_squares(views, monkeypatch):
+    local, far = (open_source(Data(view=str(view), size=16), "train") for view in views)
+    barrier = threading.Barrier(BATCH // 2, timeout=20)
+    monkeypatch.setattr(Store, "called", staticmethod(lambda path: barrier.wait()))
+    here, there = (batches(source, batch_size=BATCH, seed=1, flip=False)[2] for source in (local, far))
+    np.testing.assert_array_equal(there["image"], here["image"])
+    monkeypatch.undo()
+    for row, one in zip((5, 0, 7), far.many(np.array([5, 0, 7])), strict=True):
+        np.testing.assert_array_equal(one["image"], local[row]["image"])
+        assert one["caption"] == local[row]["caption"]
 
 
 def test_errors_of_a_store_are_reasons(views, tmp_path, monkeypatch):
