@@ -19,6 +19,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def cut(photographs, folder):
             number += 2
 
 
-def timed(stage, act, found=dict):
+def timed(stage, act, found: Callable[[], dict] = dict):
     """Runs a stage in a process of its own; prints its seconds, peak memory and figures, and what is `found` then."""
     context = multiprocessing.get_context("spawn")
     figures = {}
