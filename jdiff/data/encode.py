@@ -100,7 +100,7 @@ def _latents(
         except RejectError as reason:
             return str(reason)
 
-    begun = [shards.begin(view.row(int(row))) for row in rows]
+    begun = [shards.begin(row) for row in view.rows(rows)]
     with ThreadPoolExecutor(2) as threads:
         crops = list(threads.map(shown, begun))
     images = np.zeros((batch_size, shape[1], shape[0], 3), np.float32)

@@ -76,7 +76,7 @@ class Encoded:
 
 
 def hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """SHA-256 [N] where they lie: the writer makes one batch of a table."""
+    """SHA-256 [N] where they lie, if in one batch, as tables of this package are written; else a copy."""
     parts = [
         np.frombuffer(part.buffers()[1], "S32", len(part), 32 * part.offset) for part in column.chunks if len(part)
     ]

