@@ -1,8 +1,11 @@
 """`jdiff data VERB ...`: images and captions as shards, an index of them, and views to train on."""
 
+import collections
 import dataclasses
+import itertools
+import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import tyro
@@ -124,16 +127,30 @@ class Report:
 def _pack(arguments: Pack) -> None:
     from jdiff.data.pack import pack
 
-    shards = pack(arguments.folder, arguments.out, per_shard=arguments.per_shard, progress=_counted("packed"))
+    left_out: dict[str, int] = {}
+    shards = pack(
+        arguments.folder,
+        arguments.out,
+        per_shard=arguments.per_shard,
+        progress=_counted("packed"),
+        left_out=left_out.update,
+    )
     figures = {"out": str(arguments.out), "shards": len(shards), "bytes": sum(path.stat().st_size for path in shards)}
-    show(arguments, figures, f"{len(shards)} shards in {arguments.out}, {figures['bytes']:,} bytes")
+    lines = [f"files left out: {', '.join(f'{reason} {count}' for reason, count in left_out.items())}"] * bool(left_out)
+    figures["left_out"] = left_out
+    show(arguments, figures, f"{len(shards)} shards in {arguments.out}, {figures['bytes']:,} bytes", *lines)
 
 
 def _index(arguments: Index) -> None:
     from jdiff.data.index import build, told
 
+    shards, left_out = [], collections.Counter()
+    for name in arguments.shards:
+        some, others = _shards(name)
+        shards += some
+        left_out += others
     parts = build(
-        [name for shard in arguments.shards for name in _shards(shard)],
+        shards,
         arguments.out,
         depth=arguments.depth,  # pyright: ignore[reportArgumentType]
         workers=arguments.workers,
@@ -147,11 +164,13 @@ def _index(arguments: Index) -> None:
             reasons[reason] = reasons.get(reason, 0) + count
     seen, used = sum(part.seen for part in parts), sum(part.used for part in parts)
     figures = {"out": str(arguments.out), "shards": len(parts), "seen": seen, "used": used, "rejected": reasons}
+    figures["left_out"] = dict(left_out)
     show(
         arguments,
         figures,
         f"{arguments.out}: {len(parts)} shards, {seen} examples seen = {used} used + {seen - used} rejected",
         *([f"rejected: {told(reasons)}"] if reasons else []),
+        *([f"files left out: {told(left_out)}"] if left_out else []),
     )
 
 
@@ -252,16 +271,31 @@ def _encode(arguments: Encode) -> None:
     show(arguments, figures, f"{arguments.out}: float16", *lines)
 
 
-def _shards(name: str) -> list[str]:
-    """A folder stands for the tar and ArrayRecord files in it."""
+def _shards(name: str) -> tuple[list[str], "collections.Counter[str]"]:
+    """A folder stands for the tar and ArrayRecord files below it; beside them what is left out, by reason."""
     from jdiff.data.array_records import is_records
+    from jdiff.data.reader import REMOTE
+    from jdiff.data.walk import files, path_of
 
-    if "://" in name or not Path(name).is_dir():
-        return [name]
-    found = sorted(str(path) for path in Path(name).iterdir() if path.suffix == ".tar" or is_records(path.name))
-    if not found:
-        raise ValueError(f"folder {name} has no tar files and no ArrayRecord files")
-    return found
+    if REMOTE in name or not Path(name).is_dir():
+        return [name], collections.Counter()
+    names, left_out = files(name)
+    shards = [file for file in names if file.endswith(".tar") or is_records(file)]
+    tables = {file.removesuffix(".tar") + ".parquet" for file in shards}
+    others = sorted(set(names) - set(shards) - tables)
+    for kind, those in itertools.groupby(sorted(others, key=_kind), _kind):
+        first, *more = those
+        left_out[f"{kind} ({first}{', ...' if more else ''})"] = 1 + len(more)
+    if not shards:
+        told = "".join(f"; left out: {count} {reason}" for reason, count in left_out.items())
+        raise ValueError(f"folder {name} has no tar files and no ArrayRecord files{told}")
+    return [os.path.join(name, path_of(shard)) for shard in shards], left_out
+
+
+def _kind(file: str) -> str:
+    """The suffix of a file, with that before it where it is of an archive."""
+    suffixes = PurePosixPath(file).suffixes
+    return "".join(suffixes[-2:] if suffixes[-2:-1] == [".tar"] else suffixes[-1:]) or "without a suffix"
 
 
 def _counted(what: str) -> Any:

@@ -14,6 +14,7 @@ headers ("Riegeli/records file format specification").
 
 import contextlib
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from jdiff.data.examples import IMAGES, PICKLES, Example
 from jdiff.data.patience import within
 from jdiff.data.reader import REMOTE, Reader, stamp
 from jdiff.data.tar import Member, Read
+from jdiff.data.walk import path_of
 
 SPAN = 2**28
 ELSEWHERE = "copy it to a disk and index the copy, or write tar shards, which are read by ranges from anywhere"
@@ -56,7 +58,7 @@ class RecordReader:
         # Read as a file first: a pipe, or a file that is not there, is told apart as for any shard.
         with Reader(shard) as file:
             length = file.length
-        self._records = within(lambda: ArrayRecordReader(shard), shard)
+        self._records = within(lambda: ArrayRecordReader(os.fsencode(path_of(shard))), shard)
         if not self._records.ok():
             raise OSError(f"{shard} is no ArrayRecord file, or damaged")
         self.count: int = self._records.num_records()

@@ -45,6 +45,9 @@ def examples(read: Read, length: int) -> Iterator[Example]:
                 seen.add(key)
             _add(current, kind, member)
     except ShardError as damage:
+        if current is not None and damage.complete:
+            yield _finished(current)
+            current = None
         # The last example may be missing members that came after the damage.
         if current is not None:
             current.fault = current.fault or str(damage)

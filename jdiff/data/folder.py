@@ -2,18 +2,21 @@
 
 As in Hugging Face's ImageFolder: subfolders are classes, named after them, and images directly in the folder have no
 class; folders may be nested deeper, the first level is the class. Where the first level is `train` and other splits,
-classes lie below it. Where `metadata.csv`, `.jsonl` or `.parquet` gives captions, there are no classes.
+classes lie below it. Where `metadata.csv`, `.jsonl` or `.parquet` gives captions, there are no classes. Files are those
+of `walk.files`; links to folders are followed.
 """
 
-import collections
 import hashlib
+import os
+import posixpath
 from collections.abc import Callable
 from pathlib import Path
 
 from jdiff.data.drawings import lowest_tenth
 from jdiff.data.images import FORMATS, check_header, read_square
-from jdiff.data.metadata import NAMES, captions_in
+from jdiff.data.metadata import captions_in, is_table
 from jdiff.data.sources import Row, Split
+from jdiff.data.walk import files, name_of, path_of
 
 _SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 _HEAD_BYTES = 4096
@@ -38,28 +41,34 @@ class FolderSource:
         self._root = Path(path)
         if not self._root.is_dir():
             raise ValueError(f"folder {self._root} does not exist or is not a folder")
-        found = sorted(p.relative_to(self._root).as_posix() for p in self._root.rglob("*") if p.is_file())
-        names = [name for name in found if Path(name).suffix.lower() in FORMATS]
-        tables = sum(Path(name).name in NAMES for name in found)
-        self.skipped = collections.Counter({"not the suffix of an image": len(found) - len(names) - tables})
+        found, self.skipped = files(self._root)
+        names = [name for name in found if posixpath.splitext(name)[1].lower() in FORMATS]
+        tables = sum(map(is_table, found))
+        self.skipped["not the suffix of an image"] = len(found) - len(names) - tables
         if not names:
-            raise ValueError(f"folder {self._root} has no images ({', '.join(FORMATS)}) among its {len(found)} files")
-        for name in names:
-            check_header(self._root / name)
-        captions = captions_in(self._root)
-        if captions and (lacking := [name for name in names if name not in captions]):
+            left_out = "".join(f"; left out: {count} {reason}" for reason, count in self.skipped.items() if count)
             raise ValueError(
-                f"folder {self._root} has a table of captions that lacks {len(lacking)} images: {lacking[0]}"
+                f"folder {self._root} has no images ({', '.join(FORMATS)}) among its {len(found)} files{left_out}"
             )
+        for name in names:
+            check_header(self._path(name))
+        captions = captions_in(self._root, found)
+        if captions is not None:
+            if lacking := [name for name in names if name not in captions]:
+                raise ValueError(
+                    f"folder {self._root} has a table of captions that lacks {len(lacking)} images: {lacking[0]}"
+                )
+            self.skipped["caption of an image that is not there"] = len(captions) - len(names)
+        self.skipped = +self.skipped
         side, inside = _sides(names, split)
-        self.class_names = () if captions else self._classes({inside(name) for name in names})
+        self.class_names = () if captions is not None else self._classes({inside(name) for name in names})
         self._names = side
         if not self._names:
             raise ValueError(f"folder {self._root} has {len(names)} images and none of them is in the {split} split")
         classes = self.class_names
         self._labels = [classes.index(inside(name).split("/")[0]) if classes else 0 for name in self._names]
         self._captions = [
-            captions[name] if captions else classes[label] if classes else ""
+            captions[name] if captions is not None else classes[label] if classes else ""
             for name, label in zip(self._names, self._labels, strict=True)
         ]
         self._size = size
@@ -76,20 +85,22 @@ class FolderSource:
             )
         return tuple(classes)
 
+    def _path(self, name: str) -> str:
+        return posixpath.join(name_of(self._root), name)
+
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, row: int) -> Row:
-        image = read_square(self._root / self._names[row], self._size)
+        image = read_square(self._path(self._names[row]), self._size)
         return {"image": image, "label": self._labels[row], "caption": self._captions[row]}
 
     def _fingerprint(self) -> str:
         told = () if self.class_names or not any(self._captions) else (self._captions,)
         digest = hashlib.sha256(repr((self._size, self.class_names, *told)).encode())
         for name in self._names:
-            path = self._root / name
-            with path.open("rb") as file:
-                digest.update(repr((name, path.stat().st_size, file.read(_HEAD_BYTES))).encode())
+            with open(path_of(self._path(name)), "rb") as file:
+                digest.update(repr((name, os.fstat(file.fileno()).st_size, file.read(_HEAD_BYTES))).encode())
         return digest.hexdigest()
 
 

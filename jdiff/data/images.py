@@ -1,39 +1,62 @@
 """Image files: which are opened, and how a picture of any shape becomes a square of `size` pixels.
 
-Only common formats are decoded, and only after the header's dimensions are known: a small file may claim a picture
-that does not fit in memory. Transparent parts become white; of an animation the first frame is taken; the orientation
-stored by cameras is applied. Deep greyscale (more than 8 bits) is refused, since Pillow would clip it.
+Only common formats are decoded, and only after `read_header` has found their work bearable: a small file may claim a
+picture that does not fit in memory. Transparent parts become white; of an animation the first frame is taken; the
+orientation stored by cameras is applied. Deep greyscale (more than 8 bits) is refused, since Pillow would clip it.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from kornia_rs import imgproc
-from PIL import Image, ImageOps
+from PIL import Image
+
+from jdiff.data.decode import decode
+from jdiff.data.headers import read_header
+from jdiff.data.limits import MAX_FILE, MAX_PIXELS, RejectError
+from jdiff.data.walk import path_of
+
+__all__ = ["FORMATS", "MAX_PIXELS", "check_header", "read_square", "scaled", "to_square"]
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 """What is opened, by suffix. The content decides the format; a suffix only says that a file is meant as an image."""
 
-MAX_PIXELS = 2**26
-"""Larger pictures (67 million pixels, 8192 x 8192) are refused."""
-
+_OPENED = tuple(sorted(set(FORMATS.values())))
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+_WORDS = dict.fromkeys(
+    ("empty image", "not an image", "text instead of an image", "image format is not read"),
+    f"cannot identify one of {', '.join(_OPENED)} in it",
+) | {"too many pixels": f"too many pixels, as of a decompression bomb; at most {MAX_PIXELS} of 8 bits are read"}
 
 
-def check_header(path: Path) -> None:
-    """Raises ValueError, naming `path`, unless its header is that of an image that `read_square` accepts."""
-    with _opened(path):
-        pass
+def check_header(name: str) -> None:
+    """Raises ValueError unless the header of the file `name` (`walk.name_of`) is one that `read_square` accepts."""
+    with _named(name), open(path_of(name), "rb") as file:
+        _check_size(file.fileno())
+        read_header(file, _OPENED)
+        file.seek(0)
+        with Image.open(file, formats=_OPENED) as image:
+            if image.mode not in _MODES:
+                raise ValueError(
+                    f"its pixels are of mode {image.mode}; 8-bit images are read: {', '.join(sorted(_MODES))}"
+                )
 
 
-def read_square(path: Path, size: int) -> np.ndarray:
-    """The image at `path` as `to_square` makes it. Raises ValueError, naming `path`, where it cannot be decoded."""
-    with _opened(path) as image:
+def read_square(name: str, size: int) -> np.ndarray:
+    """The image in the file `name` as `to_square` makes it. Raises ValueError where it cannot be decoded."""
+    with _named(name):
+        with open(path_of(name), "rb") as file:
+            _check_size(file.fileno())
+            data = file.read()
         # JPEG can be decoded at a half, a quarter or an eighth, never below what is asked for: 2.5 to 4 times as fast.
-        image.draft(None, (size, size))
-        return to_square(ImageOps.exif_transpose(image), size)
+        return to_square(decode(data, (size, size), _OPENED)[0], size)
+
+
+def _check_size(file: int) -> None:
+    if (size := os.fstat(file).st_size) > MAX_FILE:
+        raise ValueError(f"it has {size} bytes; at most {MAX_FILE} are read")
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
@@ -58,18 +81,12 @@ def scaled(image: Image.Image, shape: tuple[int, int]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """`path` with its header read; what Pillow raises inside becomes a ValueError that names the file."""
+def _named(name: str) -> Iterator[None]:
+    """Whatever is wrong with an image becomes a ValueError that names the file."""
     try:
-        with Image.open(path, formats=tuple(set(FORMATS.values()))) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"it has {width} x {height} pixels; at most {MAX_PIXELS} are read")
-            if image.mode not in _MODES:
-                raise ValueError(
-                    f"its pixels are of mode {image.mode}; 8-bit images are read: {', '.join(sorted(_MODES))}"
-                )
-            yield image
-    # Pillow reports damage as OSError, SyntaxError or ValueError, by format, and a huge header by an error of its own.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image {path} cannot be read: {error}") from error
+        yield
+    except RejectError as reason:
+        raise ValueError(f"image {name} cannot be read: {_WORDS.get(str(reason), str(reason))}") from reason
+    # Pillow reports damage by a dozen kinds of exception.
+    except Exception as error:
+        raise ValueError(f"image {name} cannot be read: {error}") from error

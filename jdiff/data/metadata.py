@@ -6,41 +6,58 @@ Each row names an image by `file_name`, relative to the folder that the table li
 
 import csv
 import json
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import posixpath
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from jdiff.data.walk import path_of
+
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_CAPTIONS = ("caption", "text")
 
 
-def captions_in(root: Path) -> dict[str, str]:
-    """The captions of the images below `root`, by their names relative to it; empty where there is no table.
+def is_table(name: str) -> bool:
+    """Whether a file is a table of captions, by its name."""
+    return posixpath.basename(name) in NAMES
 
-    Raises ValueError, naming the table and the line or row, where one cannot be read, lacks a field, or names an image
-    twice.
+
+def captions_in(root: Path, names: Iterable[str]) -> dict[str, str] | None:
+    """The captions in the tables among the files `names` below `root`, by name; None where there is no table.
+
+    An empty caption is a caption. Raises ValueError, naming the table and the line or row, where one cannot be read,
+    lacks a field, or names an image twice.
     """
+    tables = [name for name in names if is_table(name)]
+    if not tables:
+        return None
     captions: dict[str, str] = {}
-    for path in sorted(path for name in NAMES for path in root.rglob(name) if path.is_file()):
-        kind = "row" if path.suffix == ".parquet" else "line"
-        for number, row in _rows(path) if kind == "row" else _lines(path):
-            name, caption = row.get("file_name"), row.get("caption") or row.get("text")
+    for table in tables:
+        path, kind = root / table, "row" if table.endswith(".parquet") else "line"
+        for number, row in _rows(root, table) if kind == "row" else _lines(root, table):
+            where = f"{path}, {kind} {number}"
+            name, caption = (
+                row.get("file_name"),
+                next((row[key] for key in _CAPTIONS if row.get(key) is not None), None),
+            )
+            if None in row:
+                raise ValueError(f"{where}, has more fields than the header: a caption with commas must be quoted")
             if not isinstance(name, str) or not isinstance(caption, str):
-                raise ValueError(
-                    f"{path}, {kind} {number}, must have file_name, and caption or text; it has "
-                    f"{', '.join(map(str, row))}"
-                )
-            full = (PurePosixPath(path.parent.relative_to(root).as_posix()) / name).as_posix()
+                told = ", ".join(f"{key}={value!r:.40}" for key, value in row.items())
+                raise ValueError(f"{where}, must have file_name, and caption or text, as texts; it has {told}")
+            full = posixpath.normpath(posixpath.join(posixpath.dirname(table), name))
             if full in captions:
-                raise ValueError(f"{path}, {kind} {number}: {full} has a caption already")
+                raise ValueError(f"{where}: {full} has a caption already")
             captions[full] = caption.strip()
     return captions
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(root: Path, table: str) -> Iterator[tuple[int, dict[Any, Any]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                yield from enumerate(csv.DictReader(file), 2)
+        with _opened(root, table, encoding="utf-8-sig", newline="") as file:
+            if table.endswith(".csv"):
+                # Strict: a file that ends within quotes has lost its end.
+                yield from enumerate(csv.DictReader(file, strict=True), 2)
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -48,24 +65,29 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     if not isinstance(row, dict):
                         raise ValueError(f"line {number} is no object")
                     yield number, row
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
+        raise ValueError(f"{root / table} cannot be read: {error}") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(root: Path, table: str) -> Iterator[tuple[int, dict[Any, Any]]]:
+    path = root / table
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise ValueError(f"{path} needs the extra `data`: pip install 'jdiff[data]'") from error
     try:
-        with pq.ParquetFile(path) as file:
+        with _opened(root, table, mode="rb") as opened, pq.ParquetFile(opened) as file:
             # Other columns may hold anything, at any length.
             there = file.schema_arrow.names
-            wanted = [name for name in ("file_name", "caption", "text") if name in there]
+            wanted = [name for name in ("file_name", *_CAPTIONS) if name in there]
             if wanted[:1] != ["file_name"] or len(wanted) < 2:
                 raise ValueError(f"{path} must have file_name, and caption or text; it has {', '.join(there)}")
             rows = (row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist())
             yield from enumerate(rows, 1)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _opened(root: Path, table: str, mode: str = "r", **options: Any) -> Any:
+    return (root / path_of(table)).open(mode, **options)

@@ -6,22 +6,34 @@ whatever they are: the index judges them. The same folder gives the same bytes, 
 written again.
 """
 
+import collections
 import hashlib
 import io
 import json
 import os
+import posixpath
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jdiff.data.examples import IMAGES
-from jdiff.data.metadata import captions_in
+from jdiff.data.metadata import captions_in, is_table
+from jdiff.data.walk import files, path_of
+
+_BESIDE = (".txt", ".json")
 
 
 def pack(
-    folder: Path, out: Path, *, per_shard: int = 1000, progress: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    out: Path,
+    *,
+    per_shard: int = 1000,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    left_out: Callable[["collections.Counter[str]"], None] = lambda counts: None,
 ) -> list[Path]:
-    """Writes the images in `folder` as shards of `per_shard` into `out`. Returns their paths.
+    """Writes the images in `folder` as shards of `per_shard` into `out`. Returns their paths. `left_out` is called with
+    counts of the files that are not packed, by reason.
 
     Raises ValueError where there is no image to pack, or where `out` holds shards of another folder or size.
     """
@@ -29,14 +41,19 @@ def pack(
         raise ValueError(f"per_shard must be at least 1; got {per_shard}")
     if not folder.is_dir():
         raise ValueError(f"folder {folder} does not exist or is not a folder")
-    names = sorted(_images(folder))
+    found, skipped = files(folder)
+    names = [name for name in found if posixpath.splitext(name)[1].lower().removeprefix(".") in IMAGES]
+    stems = {posixpath.splitext(name)[0] for name in names}
+    used = [name for name in found if is_table(name) or (name.endswith(_BESIDE) and name[: name.rfind(".")] in stems)]
+    skipped["neither image nor caption"] = len(found) - len(names) - len(used)
+    left_out(+skipped)
     if not names:
         raise ValueError(f"folder {folder} has no images ({', '.join(sorted(IMAGES))})")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder; {out} is a file")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, names, per_shard)
-    captions = captions_in(folder)
+    captions = captions_in(folder, found) or {}
     shards = []
     for number, first in enumerate(range(0, len(names), per_shard)):
         shards.append(out / f"{number:05}.tar")
@@ -50,21 +67,11 @@ def pack(
     return shards
 
 
-def _images(folder: Path | str, inside: str = "") -> Iterator[str]:
-    """The images in a folder, by their names relative to it; one entry at a time, since there may be millions."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _images(entry.path, f"{inside}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower().removeprefix(".") in IMAGES and entry.is_file():
-                yield inside + entry.name
-
-
 def _claim(out: Path, names: list[str], per_shard: int) -> None:
     """Shards that were left half done are gone on with only if they are of the same files."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update(name.encode(errors="surrogateescape") + b"\0")
+        digest.update(os.fsencode(path_of(name)) + b"\0")
     plan = json.dumps({"per_shard": per_shard, "files": len(names), "sha256": digest.hexdigest()})
     record, unfinished = out / "packed.json", out / "packed.tmp"
     if record.exists():
@@ -77,26 +84,30 @@ def _claim(out: Path, names: list[str], per_shard: int) -> None:
 
 
 def _add(tar: tarfile.TarFile, key: str, folder: Path, name: str, captions: dict[str, str]) -> None:
-    path = folder / name
-    beside = {kind: path.with_suffix(kind) for kind in (".txt", ".json")}
-    record = {"file": name}
-    if beside[".json"].is_file():
-        try:
-            record |= json.loads(beside[".json"].read_bytes())
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{beside['.json']} must be a JSON object: {error}") from error
-    if beside[".txt"].is_file():
-        caption = beside[".txt"].read_bytes()
-    else:
-        told = captions.get(name) or record.get("caption") or record.get("text")
-        place = path.parent.relative_to(folder).name or path.stem
-        caption = (told if isinstance(told, str) else place).encode()
-    parts = {
-        path.suffix.lower().removeprefix("."): path.read_bytes(),
-        "txt": caption,
-        "json": json.dumps(record, ensure_ascii=False).encode(),
-    }
-    for kind, data in parts.items():
+    stem, suffix = posixpath.splitext(name)
+    image, text, fields = (_content(folder, stem + kind) for kind in (suffix, *_BESIDE))
+    if image is None:
+        raise ValueError(f"image {folder / name} cannot be read: it is gone")
+    record: dict[str, Any] = {"file": name}
+    try:
+        record |= dict(**json.loads(fields)) if fields is not None else {}
+        written = json.dumps(record, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{folder / (stem + '.json')} must be a JSON object: {error}") from error
+    if text is None:
+        told = (captions.get(name), record.get("caption"), record.get("text"))
+        place = posixpath.basename(posixpath.dirname(name)) or posixpath.basename(stem)
+        text = next((caption for caption in told if isinstance(caption, str)), place).encode()
+    for kind, data in ((suffix.lower().removeprefix("."), image), ("txt", text), ("json", written)):
         member = tarfile.TarInfo(f"{key}.{kind}")
         member.size, member.mode = len(data), 0o644
         tar.addfile(member, io.BytesIO(data))
+
+
+def _content(folder: Path, name: str) -> bytes | None:
+    """Of a regular file; None where there is none."""
+    path = os.path.join(folder, path_of(name))
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        return file.read()

@@ -10,6 +10,7 @@ import stat
 from typing import Any
 
 from jdiff.data.patience import within
+from jdiff.data.walk import name_of, path_of
 
 REMOTE = "://"
 
@@ -27,7 +28,7 @@ class Reader:
         self._file = None
         if REMOTE not in shard:
             # A pipe would wait for a writer without O_NONBLOCK, which changes nothing for a file.
-            self._file = within(lambda: os.open(shard, os.O_RDONLY | os.O_NONBLOCK), shard)
+            self._file = within(lambda: os.open(path_of(shard), os.O_RDONLY | os.O_NONBLOCK), shard)
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(f"{shard} is no regular file")
 
@@ -130,13 +131,13 @@ class Window(io.RawIOBase):
 
 def absolute(shard: str) -> str:
     """The name under which a shard is known: a URL, or a local path from the root on."""
-    return shard if REMOTE in shard else os.path.abspath(shard)
+    return shard if REMOTE in shard else name_of(os.path.abspath(shard))
 
 
 def stamp(shard: str) -> str:
     """Changes with the content of a shard. Raises OSError where there is none."""
     if REMOTE not in shard:
-        status = within(lambda: os.stat(shard), shard)
+        status = within(lambda: os.stat(path_of(shard)), shard)
         return f"{status.st_size}:{status.st_mtime_ns}"
     info = _asked(shard, "info")
     mark = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "updated") if name in info), "")

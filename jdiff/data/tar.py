@@ -4,6 +4,10 @@ A tar file is a row of 512-byte headers, each followed by its content padded to 
 records of POSIX.1-2001; GNU's long names and sparse files, as the manual of GNU tar describes them). A shard comes from
 strangers, so every number in it is checked before it is used, and what a reader of images has no use for (links,
 devices, sparse files, names that lead out of a folder) is passed on with the reason why it is not read.
+
+The end of the data is proved. Zero blocks end a file where they fill its last record, of 20 blocks or a power of two
+(`tar -b`); a file that was laid out before it was downloaded has more of them. Members that follow, as in files that
+were put together, are read.
 """
 
 import dataclasses
@@ -13,6 +17,9 @@ Read = Callable[[int, int], bytes]
 """(offset, length) -> that part of a shard; shorter where the shard ends."""
 
 BLOCK = 512
+_RECORD = 20 * BLOCK
+_RECORDS = [2**bits for bits in range(14, 21)]
+_ZEROS = 2**16
 _MAX_EXTENSION = 2**20
 _MAX_NAME = 1024
 _COMPRESSED = {b"\x1f\x8b": "gzip'd shard", b"BZh": "compressed shard", b"\xfd7zXZ": "compressed shard"} | {
@@ -32,14 +39,19 @@ class Member:
 
 
 class ShardError(ValueError):
-    """The shard cannot be read from here on; the text is the reason, one of a few."""
+    """The shard cannot be read from here on; the text is the reason, one of a few. `complete` says that the members
+    before are whole."""
+
+    def __init__(self, reason: str, *, complete: bool = False):
+        super().__init__(reason)
+        self.complete = complete
 
 
 def members(read: Read, length: int) -> Iterator[Member]:
     """The members of a tar file of `length` bytes, folders left out. Raises `ShardError` where it cannot go on."""
     if not length:
         raise ShardError("empty shard")
-    position, extension = 0, {}
+    position, extension, zeros = 0, {}, False
     defaults: dict[str, bytes] = {}
     while True:
         header = read(position, BLOCK)
@@ -49,8 +61,17 @@ def members(read: Read, length: int) -> Iterator[Member]:
         if not header.strip(b"\0"):
             if extension:
                 raise ShardError("damaged tar header")
-            return
-        kind, size = _checked(header, position)
+            end = position
+            position, defaults, zeros = _after_zeros(read, position, length), {}, True
+            if position == length:
+                _prove_end(length - end, length)
+                return
+            continue
+        try:
+            kind, size = _checked(header, position)
+        except ShardError as damage:
+            raise ShardError("data after the end of the tar file", complete=True) if zeros else damage from None
+        zeros = False
         start = position + BLOCK
         if kind in b"xgLK":
             position = start + _padded(size)
@@ -82,6 +103,26 @@ def members(read: Read, length: int) -> Iterator[Member]:
         if kind != _FOLDER:
             fault = _fault(kind, raw, records)
             yield Member(name=_shown(raw), offset=start, size=size if holds else 0, fault=fault)
+
+
+def _after_zeros(read: Read, position: int, length: int) -> int:
+    """The first block from `position` on that is not of zeros, or the end."""
+    while position < length:
+        data = read(position, min(_ZEROS, length - position))
+        if not data:
+            return length
+        kept = data.lstrip(b"\0")
+        if kept:
+            return position + (len(data) - len(kept)) // BLOCK * BLOCK
+        position += len(data)
+    return length
+
+
+def _prove_end(zeros: int, length: int) -> None:
+    """Raises `ShardError` where more `zeros` end a file than its writer put there: two blocks, and up to a record."""
+    records = [_RECORD, *(record for record in _RECORDS if length % record == 0)]
+    if all(zeros >= 2 * BLOCK + record for record in records):
+        raise ShardError("zeros in place of members")
 
 
 def _checked(header: bytes, position: int) -> tuple[bytes, int]:
