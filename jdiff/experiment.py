@@ -8,12 +8,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import types
-import typing
 from pathlib import Path
-from typing import Any
 
+from jdiff.config import from_dict, to_dict
 from jdiff.data import Data, Latents
+from jdiff.json_files import parse_object
 from jdiff.losses import (
     EDMLoss,
     GridTime,
@@ -139,53 +138,6 @@ class Experiment:
         self.loss.check(self.parameterization, self.times)
 
 
-def choices(cls: type, field: str) -> dict[str, type]:
-    """The classes that a field may hold, by name; empty for a field of one class or of plain values."""
-    hint = typing.get_type_hints(cls)[field]
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
-    return {
-        option.__name__: option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)
-    }
-
-
-def to_dict(value: Any) -> dict[str, Any]:
-    """A dataclass as nested dicts of plain values; "type" names the class where there is a choice."""
-    result: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        inner = getattr(value, field.name)
-        result[field.name] = inner
-        if dataclasses.is_dataclass(inner):
-            chosen = {"type": type(inner).__name__} if choices(type(value), field.name) else {}
-            result[field.name] = chosen | to_dict(inner)
-    return result
-
-
-def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
-    """Inverse of `to_dict` after JSON. Raises ValueError naming an unknown, missing or impossible field."""
-    names = {field.name for field in dataclasses.fields(cls)}
-    if values.keys() != names:
-        raise ValueError(
-            f"{path or 'config'}: unknown {sorted(values.keys() - names)}, missing {sorted(names - values.keys())}"
-        )
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for name, value in values.items():
-        where = f"{path}.{name}" if path else name
-        options = choices(cls, name)
-        if options:
-            value = dict(value)
-            chosen = value.pop("type", None)
-            if chosen not in options:
-                raise ValueError(f"{where}: type must be one of {sorted(options)}, got {chosen!r}")
-            value = from_dict(options[chosen], value, where)
-        elif dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value, where)
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
-    return cls(**arguments)
-
-
 def to_json(experiment: Experiment) -> str:
     """The config file of a run."""
     return json.dumps(to_dict(experiment), indent=2) + "\n"
@@ -193,7 +145,7 @@ def to_json(experiment: Experiment) -> str:
 
 def from_json(text: str) -> Experiment:
     """Inverse of `to_json`. Raises ValueError saying what does not fit."""
-    return from_dict(Experiment, json.loads(text))
+    return from_dict(Experiment, parse_object(text, "config"))
 
 
 def fingerprint(experiment: Experiment) -> str:
@@ -209,7 +161,12 @@ def load_recipe(path: Path) -> Experiment:
     if spec is None or spec.loader is None:
         raise ValueError(f"recipe {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"recipe {path} is not Python: line {error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        raise ValueError(f"recipe {path} cannot be imported: {error}") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"recipe {path} must define `experiment`, an Experiment, got {type(experiment).__name__}")

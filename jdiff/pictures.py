@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jdiff.atomic_files import replaced
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """[-1, 1] to 0..255, rounded and clipped."""
@@ -25,12 +27,11 @@ def tile(images: np.ndarray, columns: int, *, gap: int = 1) -> np.ndarray:
 
 
 def save(picture: np.ndarray, path: Path, *, enlarge: int = 1) -> None:
-    """Writes a uint8 picture as PNG, whole or not at all, each value as a square of `enlarge` pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a uint8 picture as PNG, whole or not at all, each value as a square of `enlarge` pixels. Raises OSError
+    naming the file."""
     picture = picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(unfinished, format="PNG")
-    unfinished.replace(path)
+    with replaced(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, format="PNG")
 
 
 def enlargement(size: int) -> int:

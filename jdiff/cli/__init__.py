@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         fail(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\njdiff: {stop or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jdiff.experiment import choices
+from jdiff.config import choices
 
 T = TypeVar("T")
 

@@ -15,6 +15,8 @@ from jdiff.train.checkpoint import Checkpoints, DamagedError
 from jdiff.train.restore import open_run
 from jdiff.train.snapshots import profile
 
+_LISTED = ("schema", "experiment", "digest", "loss")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Looked:
@@ -52,7 +54,8 @@ def _list(arguments: Looked) -> None:
             files = (run.directory / "checkpoints" / str(step)).rglob("*")
             row = {"step": step, "bytes": sum(path.stat().st_size for path in files if path.is_file())}
             try:
-                rows.append(row | checkpoints.about(step))
+                about = checkpoints.about(step)
+                rows.append(row | {name: about[name] for name in _LISTED if name in about})
             except DamagedError as error:
                 rows.append(row | {"damage": str(error)})
     lines = [

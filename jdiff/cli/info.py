@@ -9,7 +9,7 @@ import jax
 import tyro
 
 from jdiff.cli.arguments import parse
-from jdiff.experiment import to_dict
+from jdiff.config import to_dict
 from jdiff.parallel import Row, summary
 from jdiff.train.restore import open_run
 from jdiff.train.trainer import Trainer

@@ -21,7 +21,9 @@ from jdiff.train.loop import every_class
 from jdiff.train.restore import open_run
 from jdiff.train.shown import Conditions, decoder, prompted
 from jdiff.train.snapshots import profile
+from jdiff.train.state import TrainState
 from jdiff.train.trainer import Trainer
+from jdiff.typing import Params
 
 HELP = (["--from", "--help"], ["--from", "-h"])
 
@@ -77,7 +79,7 @@ def main(words: list[str]) -> None:
         chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
         label = np.full(arguments.n, chosen)
     sigma = arguments.sigma_rel
-    params, step = (run.state().ema, run.steps[-1]) if sigma is None else profile(run, sigma)
+    params, step = _of(run.state()) if sigma is None else profile(run, sigma)
     start = time.monotonic()
     images = pipeline(params, seed=arguments.seed, index=range(arguments.n), label=label, cond=cond)
     images = decode(images)
@@ -96,6 +98,10 @@ def main(words: list[str]) -> None:
         print(f"{arguments.n} images from step {step} in {seconds:.1f} s, compilation included: {grid}")
         if credit := trainer.experiment.data.credit:
             print(credit)
+
+
+def _of(state: TrainState) -> tuple[Params, int]:
+    return state.ema, int(state.step)
 
 
 def _captions(trainer: Trainer, arguments: Sample, edge: int) -> tuple[Conditions, Conditions | None]:

@@ -11,7 +11,8 @@ import jax
 import tyro
 
 from jdiff.cli.arguments import choose, parse
-from jdiff.experiment import Experiment, choices, load_recipe
+from jdiff.config import choices
+from jdiff.experiment import Experiment, load_recipe
 from jdiff.parallel import join, own_output
 from jdiff.train import run
 from jdiff.train.loop import train
@@ -51,17 +52,19 @@ def main(words: list[str]) -> None:
     first = jax.process_index() == 0
     if first and not arguments.json:
         print(f"run directory: {directory}", flush=True)
-    with own_output():
-        state = train(arguments.experiment, directory)
+    command = shlex.join(["jdiff", "train", *words, *([] if arguments.out else ["--out", str(directory)])])
+    try:
+        with own_output():
+            state = train(arguments.experiment, directory)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop or 'interrupted'}; to go on: {command}") from stop
     if not first:
         return
     if arguments.json:
-        last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
-        print(json.dumps({"directory": str(directory), "samples": str(directory / "samples.png"), **last}))
+        last = run.read_lines(directory / "metrics.jsonl")[-1:] or [{"step": int(state.step)}]
+        print(json.dumps({"directory": str(directory), "samples": str(directory / "samples.png"), **last[0]}))
         return
     if int(state.step) < arguments.experiment.steps:
-        given = [] if arguments.out else ["--out", str(directory)]
-        command = shlex.join(["jdiff", "train", *words, *given])
         print(f"stopped after step {int(state.step)} of {arguments.experiment.steps}; to go on: {command}")
         return
     print(f"step {int(state.step)}; pictures: {directory / 'samples.png'}, trajectory.png and nearest.png beside it")

@@ -54,5 +54,5 @@ def draw_losses(noise: np.ndarray, held_out: np.ndarray, train: np.ndarray, path
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
     pyplot.close(figure)

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
+from jdiff.atomic_files import write_atomically
 from jdiff.plan import gpus, hlo, statistics
 from jdiff.plan.topology import Topology
-from jdiff.train.run import write_atomically
 from jdiff.train.trainer import Trainer
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdiff.atomic_files import write_atomically
 from jdiff.interop import from_pretrained
 from jdiff.train.restore import open_run
-from jdiff.train.run import write_atomically
 from jdiff.train.state import TrainState
 from jdiff.typing import Params
 

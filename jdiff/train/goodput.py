@@ -5,10 +5,11 @@ the checkpoint that the next one went on from was lost.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from jdiff.train.run import read_lines
 
 BUCKETS: tuple[str, ...] = ("init", "compile", "data", "step", "checkpoint", "eval", "pictures", "lost")
 
@@ -41,11 +42,11 @@ class Goodput:
 
 
 def spent(path: Path) -> dict[str, float]:
-    """Seconds by bucket of all processes that wrote lines to throughput.jsonl; a line that a kill cut is left out."""
+    """Seconds by bucket of all processes that wrote lines to throughput.jsonl; what is no such line, as one that a kill
+    has cut, is left out."""
     processes: dict[float, list[dict]] = {}
-    for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if text.endswith("\n"):
-            line = json.loads(text)
+    for line in read_lines(path):
+        if _is_whole(line):
             processes.setdefault(line["process"], []).append(line)
     starts = [lines[0]["from"] for lines in processes.values()]
     total = dict.fromkeys(BUCKETS, 0.0)
@@ -56,6 +57,13 @@ def spent(path: Path) -> dict[str, float]:
             total[bucket] += seconds
         total["lost"] += sum(lines[-1]["seconds"].values()) - sum(kept.values())
     return total
+
+
+def _is_whole(line: dict) -> bool:
+    seconds = line.get("seconds")
+    numbers = [line.get("process"), line.get("from"), line.get("step")]
+    numbers += [seconds.get(bucket) for bucket in BUCKETS[:-1]] if isinstance(seconds, dict) else [None]
+    return all(type(number) in (int, float) for number in numbers)
 
 
 def told(seconds: dict[str, float]) -> str:

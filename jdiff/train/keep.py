@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -30,6 +31,16 @@ class Keep:
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ValueError(f"keep.{field} must be at least {least}; got {value}")
+
+    def chosen(self, steps: Sequence[int], loss: Callable[[int], float | None]) -> set[int]:
+        """Those of the ascending `steps` that stay; `loss(step)` is what `best` goes by, None for what has none."""
+        stay = set(steps[-self.latest :])
+        if self.every is not None:
+            stay |= {step for step in steps if step % self.every == 0}
+        if self.best:
+            losses = {step: value for step in steps if (value := loss(step)) is not None}
+            stay |= set(sorted(losses, key=lambda step: losses[step])[: self.best])
+        return stay
 
 
 class Due:

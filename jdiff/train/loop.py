@@ -1,13 +1,15 @@
 """The training loop: everything around the step.
 
 A run continues where its last whole checkpoint is, in this order:
+0. no other process writes into the directory, or nothing is begun;
 1. the directory is this experiment's, on this data, or nothing is touched;
 2. the newest checkpoint that is whole gives the state; without one, the state is the seed's;
 3. metrics after that step are cut, so that there is no gap and no repeat;
 4. the batch of the next step is read by its number.
 
 Too many skipped updates in a row take it back to the same place. It ends early, saved, when the machine is to be taken
-away; and a step that hangs ends the process.
+away or at Ctrl-C; a step that hangs ends the process; and so does a directory that is removed, or whose file system
+goes away: nothing is written to another place, and what had been saved is where it was.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ import numpy as np
 from jdiff import pictures
 from jdiff.data import Source, open_source
 from jdiff.experiment import Experiment, fingerprint
+from jdiff.locks import locked
 from jdiff.parallel import summary, wait_for_all
 from jdiff.pipelines import Pipeline
 from jdiff.train import replay, run
@@ -33,6 +36,7 @@ from jdiff.train.finetune import started_from
 from jdiff.train.goodput import Goodput, spent, told
 from jdiff.train.held_out import held_out_loss
 from jdiff.train.keep import Due
+from jdiff.train.paths import absolute
 from jdiff.train.preemption import Preemption
 from jdiff.train.progress import Progress
 from jdiff.train.replicas import disagreeing
@@ -70,14 +74,27 @@ class _Loop:
     preemption: Preemption
     watchdog: Watchdog
     held_out: Callable[[Params], float] | None
+    check: Callable[[], None]
+    """Raises LockedError where another process may write into the directory."""
 
 
 def train(experiment: Experiment, directory: Path) -> TrainState:
     """Trains to the last step, from wherever `directory` has got to, and leaves pictures there. Returns the state,
-    which is of an earlier step where SIGTERM has ended the run.
+    which is of an earlier step where SIGTERM has ended the run. After SIGINT it raises KeyboardInterrupt, with the step
+    that is saved.
 
-    Raises ValueError, naming what `jdiff replay` takes, when updates are skipped again and again.
+    Raises LockedError where another process writes into `directory`, OSError where nothing can be written there, and
+    ValueError, naming what `jdiff replay` takes, when updates are skipped again and again.
     """
+    experiment = absolute(experiment)
+    if jax.process_index():  # the processes of one run are one writer
+        return _train(experiment, directory, lambda: None)
+    with locked(directory, what="training") as check:
+        run.check_config(directory, experiment)
+        return _train(experiment, directory, check)
+
+
+def _train(experiment: Experiment, directory: Path, check: Callable[[], None]) -> TrainState:
     goodput = Goodput()
     with goodput.of("init"):
         source = open_source(experiment.data, "train")
@@ -95,7 +112,18 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         draw = trainer.pipeline(_PREVIEW, view.null)
         watchdog = Watchdog(experiment.faults.hang_seconds)
         loop = _Loop(
-            trainer, source, directory, checkpoints, draw, view, snapshots, goodput, preemption, watchdog, held_out
+            trainer,
+            source,
+            directory,
+            checkpoints,
+            draw,
+            view,
+            snapshots,
+            goodput,
+            preemption,
+            watchdog,
+            held_out,
+            check,
         )
         with watchdog:
             state = _borne(loop)
@@ -106,6 +134,8 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         # Saving and drawing at the end come after the last step's line.
         run.append(directory / "throughput.jsonl", {"step": int(state.step), **goodput.line()})
     _say(told(spent(directory / "throughput.jsonl")))
+    if preemption.interrupted and int(state.step) < experiment.steps:
+        raise KeyboardInterrupt(f"stopped after step {int(state.step)} of {experiment.steps}")
     return state
 
 
@@ -159,8 +189,10 @@ def _resumed(loop: _Loop) -> TrainState:
         if found is None and source is not None:
             state, words = started_from(source, state, loop.directory)
             _say(words)
+        loop.check()
         for name in ("metrics.jsonl", "held_out.jsonl"):
-            run.cut(loop.directory / name, done)
+            if odd := run.cut(loop.directory / name, done):
+                _say(f"{loop.directory / name}: dropped {odd} lines that are repeated or damaged")
     return state
 
 
@@ -204,6 +236,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                         raise _BadStateError(state, first)
                 before = () if log or save else (metrics,)
             loop.watchdog.progress()
+            if log or save:
+                loop.check()
             if log:
                 values = {name: metrics[name].item() for name in metrics}
                 run.append(directory / "metrics.jsonl", {"step": number, **values})

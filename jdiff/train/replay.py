@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdiff.atomic_files import write_atomically
 from jdiff.data import open_source
 from jdiff.experiment import Experiment, fingerprint
 from jdiff.parallel import wait_for_all
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.faults import Skipped
 from jdiff.train.restore import Run
-from jdiff.train.run import write_atomically
 from jdiff.train.scaling import Scaled
 from jdiff.train.state import TrainState
 

@@ -78,14 +78,27 @@ def test_data_that_has_changed(refused, finished):
     assert "has changed since it was started" in refused("evaluate", finished)
 
 
-def test_a_damaged_checkpoint(refused, finished):
-    for victim in (finished / "checkpoints" / "24" / "state").rglob("*"):
-        if victim.is_file() and victim.parent.name == "d":
-            victim.write_bytes(victim.read_bytes()[:10])
+def test_a_damaged_checkpoint(finished, capsys):
+    """Whoever looks at a run takes the newest that is whole, and is told; where none is, the last is named."""
+
+    def spoil(step):
+        for victim in (finished / "checkpoints" / str(step) / "state").rglob("*"):
+            if victim.is_file() and victim.parent.name == "d":
+                victim.write_bytes(victim.read_bytes()[:10])
+
+    spoil(24)
     before = content(finished)
-    line = refused("sample", finished)
-    assert str(finished / "checkpoints" / "24") in line and "is damaged" in line
+    cli.main(["sample", str(finished), "--n", "1", "--out", str(finished.parent / "drawn"), "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["step"] == 20
+    assert f"passed over: checkpoint {finished / 'checkpoints' / '24'} is damaged: " in err
     assert content(finished) == before
+    for step in (20, 16):
+        spoil(step)
+    with pytest.raises(SystemExit):
+        cli.main(["sample", str(finished), "--out", str(finished.parent / "other")])
+    assert f"jdiff: checkpoint {finished / 'checkpoints' / '16'} is damaged" in capsys.readouterr().err
+    assert not (finished.parent / "other").exists()
 
 
 def test_a_checkpoint_of_another_network(refused, finished, tmp_path):
