@@ -195,7 +195,7 @@ def _filter(arguments: Filter) -> None:
 
 def _dedup(arguments: Dedup) -> None:
     from jdiff.data.dedup import deduplicate
-    from jdiff.data.filter import DEDUP
+    from jdiff.data.sql import DEDUP
 
     made = deduplicate(arguments.index, by=arguments.by, distance=arguments.distance)
     show(
@@ -274,10 +274,10 @@ def _encode(arguments: Encode) -> None:
 def _shards(name: str) -> tuple[list[str], "collections.Counter[str]"]:
     """A folder stands for the tar and ArrayRecord files below it; beside them what is left out, by reason."""
     from jdiff.data.array_records import is_records
-    from jdiff.data.reader import REMOTE
+    from jdiff.data.stores import is_url
     from jdiff.data.walk import files, path_of
 
-    if REMOTE in name or not Path(name).is_dir():
+    if is_url(name) or not Path(name).is_dir():
         return [name], collections.Counter()
     names, left_out = files(name)
     shards = [file for file in names if file.endswith(".tar") or is_records(file)]
@@ -325,6 +325,6 @@ def main(words: list[str]) -> None:
     try:
         act(arguments)
     except ModuleNotFoundError as error:
-        if error.name not in ("pyarrow", "duckdb"):
+        if error.name not in ("pyarrow", "duckdb", "fsspec"):
             raise
         raise ValueError(_NEEDS) from error

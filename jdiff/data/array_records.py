@@ -22,7 +22,8 @@ from typing import Any
 
 from jdiff.data.examples import IMAGES, PICKLES, Example
 from jdiff.data.patience import within
-from jdiff.data.reader import REMOTE, Reader, stamp
+from jdiff.data.reader import Reader, stamp
+from jdiff.data.stores import is_url
 from jdiff.data.tar import Member, Read
 from jdiff.data.walk import path_of
 
@@ -53,7 +54,7 @@ class RecordReader:
         self.bytes_read = 0
         self._shard = shard
         self._kept = (-1, b"")
-        if REMOTE in shard:
+        if is_url(shard):
             raise OSError(f"{shard} is an ArrayRecord file, which is read from a local path alone: {ELSEWHERE}")
         # Read as a file first: a pipe, or a file that is not there, is told apart as for any shard.
         with Reader(shard) as file:

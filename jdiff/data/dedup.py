@@ -11,7 +11,6 @@ So every duplicate resembles what is kept in its place, and clusters do not chai
 
 import collections
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ import pyarrow.parquet as pq
 
 from jdiff.data.clusters import LARGEST, caption_vectors, pairs_close, plain
 from jdiff.data.encoded import hashes
-from jdiff.data.filter import DEDUP, dedup_file
-from jdiff.data.index import Part, fingerprint, parts_of
 from jdiff.data.likeness import BYTES
 from jdiff.data.near import pairs_alike
+from jdiff.data.parts import Part, fingerprint, parts_of
 from jdiff.data.scores import embeddings
+from jdiff.data.sealed import replacing, seal
 from jdiff.data.spill import Spill
+from jdiff.data.sql import DEDUP, dedup_file
 
 RULE = "most pixels, then longest caption, then first by shard and offset"
 _COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "reject"]
@@ -90,9 +90,9 @@ def deduplicate(index: Path, *, by: str = "pictures", distance: float | None = N
         "rule": RULE,
     }
     described = counts | {"index": fingerprint(parts.values())}
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(described)}), unfinished)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(described)}), unfinished)
+        seal(unfinished)
     return counts
 
 

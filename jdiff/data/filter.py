@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,28 +19,24 @@ from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jdiff.data import captions
 from jdiff.data.drawings import HELD_OUT_FRACTION
 from jdiff.data.examples import caption_of
-from jdiff.data.index import SCHEMA, Part, fingerprint, parts_of
+from jdiff.data.parts import fingerprint, parts_of
 from jdiff.data.recaption import read_captions
 from jdiff.data.scores import Scored, scored
+from jdiff.data.sealed import replacing, seal
+from jdiff.data.sql import check_expression, connect, dedup_file, first_line
 from jdiff.data.view import CHUNK, COLUMNS
+from jdiff.data.view_check import check_rows
+
+__all__ = ["Recipe", "dedup_file", "make_view"]
 
 _SOME = 2**12
 _MEMORY, _THREADS = "512MB", 2
 """What DuckDB may hold before it sorts and joins in files, and its threads: each needs a hundred MB or so, and rows
 leave it one after the other."""
-DEDUP = {
-    "pictures": ("duplicate", "cluster"),
-    "captions": ("caption_duplicate", "caption_cluster"),
-    "embeddings": ("embedding_duplicate", "embedding_cluster"),
-}
-"""The columns that deduplication gives, by what is compared."""
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-_SQL = {"number": "DOUBLE", "bool": "BOOLEAN"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,16 +61,19 @@ class Recipe:
 def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     """Writes the view `out` and returns its metadata. Raises ValueError for SQL that does not fit, saying why."""
     captions.repair("", recipe.repairs)
+    for field in ("where", "weight", "tags"):
+        if (text := getattr(recipe, field)) is not None:
+            check_expression(field, text)
     if not out.parent.is_dir():
         raise ValueError(f"out {out} is to be in a folder that does not exist")
     parts = parts_of(index)
     mark = fingerprint(parts.values())
     table, written = read_captions(recipe.captions) if recipe.captions else (None, None)
     spilled = out.with_name(f"{out.name}.{os.getpid()}.spilled")
-    connection = connect(index, parts, mark, spilled, table)
-    weight = f"CAST((\n{recipe.weight}\n) AS DOUBLE)" if recipe.weight else "CAST(NULL AS DOUBLE)"
+    connection = connect(index, parts, mark, spilled, table, memory=_MEMORY, threads=_THREADS)
+    weight = f"CAST((\n{recipe.weight}\n) AS DOUBLE)" if recipe.weight is not None else "CAST(NULL AS DOUBLE)"
     url = '"url"' if any("url" in part.fields for part in parts.values()) else "NULL"
-    tags = f"CAST((\n{recipe.tags}\n) AS VARCHAR)" if recipe.tags else "NULL"
+    tags = f"CAST((\n{recipe.tags}\n) AS VARCHAR)" if recipe.tags is not None else "NULL"
     made = f"{weight} AS weight_, {url} AS url_, {tags} AS tags"
     columns = f'shard, key, "offset", size, width, height, caption, sha256, recaptioned, {made}'
     query = f'SELECT {columns} FROM examples WHERE reject IS NULL AND (\n{recipe.where}\n) ORDER BY shard, "offset"'
@@ -86,110 +84,54 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     described["opt_out"] = {"sha256": _sha256(sorted(recipe.opt_out)), "lines": len(recipe.opt_out)}
     described["fingerprint"] = _sha256(sorted(described.items()))
     counts = collections.Counter(rows=0)
-    unfinished = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
-        schema = COLUMNS.with_metadata({"jdiff": json.dumps(described)})
-        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            chosen = _chosen(connection, query, recipe, number, counts)
-            for chunk in _full(chosen, schema):
-                writer.write_batch(chunk)
-            # What was counted is known only now: it stands beside a last batch without rows.
-            counted = {"jdiff": json.dumps(counts)}
-            writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=counted)
-        if not counts["rows"]:
-            raise ValueError(f"where {recipe.where!r} chooses none of the {sum(p.used for p in parts.values())} rows")
-        if table is not None and not counts["recaptioned"]:
-            raise ValueError(
-                f"captions {recipe.captions} has {len(table)} rows and none of them is of a row that is chosen; "
-                f"`shard` and `key` must be those of the index, such as {shards[0][0]}"
-            )
-        os.replace(unfinished, out)
+        with replacing(out) as unfinished:
+            schema = COLUMNS.with_metadata({"jdiff": json.dumps(described)})
+            with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+                chosen = _chosen(connection, query, recipe, number, counts)
+                for chunk in _full(chosen, schema):
+                    _check(index, chunk, len(shards))
+                    writer.write_batch(chunk)
+                # What was counted is known only now: it stands beside a last batch without rows.
+                counted = {"jdiff": json.dumps(counts)}
+                writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=counted)
+            if not counts["rows"]:
+                used = sum(part.used for part in parts.values())
+                raise ValueError(f"where {recipe.where!r} chooses none of the {used} rows")
+            if table is not None and not counts["recaptioned"]:
+                raise ValueError(
+                    f"captions {recipe.captions} has {len(table)} rows and none of them is of a row that is chosen; "
+                    f"`shard` and `key` must be those of the index, such as {shards[0][0]}"
+                )
+            seal(unfinished)
     except duckdb.Error as error:
         raise ValueError(_explained(error, recipe, connection, scored(index, parts), len(parts))) from error
     finally:
         connection.close()
         shutil.rmtree(spilled, ignore_errors=True)
-        unfinished.unlink(missing_ok=True)
     return described | dict(counts)
-
-
-def dedup_file(index: Path, by: str) -> Path:
-    """Where the duplicates of an index are written."""
-    return index / "dedup" / f"{by}.parquet"
-
-
-def connect(
-    index: Path, parts: dict[Path, Part], mark: str, spilled: Path, new_captions: pa.Table | None = None
-) -> "duckdb.DuckDBPyConnection":
-    """DuckDB with the view `examples` over an index, with its new captions if any, and nothing else in reach.
-
-    What does not fit into its memory goes to the folder `spilled`, which is made if need be.
-    """
-    kinds = collections.defaultdict(set)
-    for part in parts.values():
-        for name, kind in part.fields.items():
-            kinds[name].add(kind)
-    own = (
-        {name.lower() for name in SCHEMA.names} | {name for names in DEDUP.values() for name in names} | {"recaptioned"}
-    )
-    fields, joins = [], []
-    for number, one in enumerate(one for one in scored(index, parts) if not one.missing):
-        names = [name for name, kind in one.columns.items() if not pa.types.is_fixed_size_list(kind)]
-        own |= {name.lower() for name in names}
-        fields += [f'x{number}."{name}" AS "{name}"' for name in names]
-        files = ", ".join(_quoted(path) for path in one.files)
-        joins.append(f'LEFT JOIN read_parquet([{files}]) x{number} USING (shard, key, "offset")')
-    for name, found in sorted(kinds.items()):
-        if _NAME.fullmatch(name) and name.lower() not in own:
-            own.add(name.lower())
-            text = f"json_extract_string(e.json, '$.{name}')"
-            sql = _SQL.get(found.pop()) if len(found) == 1 else None
-            fields.append(f'{f"TRY_CAST({text} AS {sql})" if sql else text} AS "{name}"')
-    connection = duckdb.connect()
-    files = ", ".join(_quoted(path) for path in parts)
-    for by, (duplicate, cluster) in DEDUP.items():
-        table = dedup_file(index, by)
-        if table.exists() and _dedup_mark(table) == mark:
-            fields += [f"coalesce({by}.{duplicate}, false) AS {duplicate}", f"{by}.{cluster} AS {cluster}"]
-            joins.append(f'LEFT JOIN read_parquet({_quoted(table)}) {by} USING (shard, key, "offset")')
-    replaced, recaptioned = "", "false"
-    if new_captions is not None:
-        connection.register("new_captions", new_captions)
-        joins.append("LEFT JOIN new_captions c USING (shard, key)")
-        replaced, recaptioned = " REPLACE (coalesce(c.caption, e.caption) AS caption)", "c.caption IS NOT NULL"
-    connection.execute(f"SET memory_limit='{_MEMORY}'")
-    connection.execute(f"SET threads={_THREADS}")
-    connection.execute(f"SET temp_directory={_quoted(spilled.absolute())}")
-    connection.execute(f"SET allowed_directories=[{_quoted(index.absolute())}, {_quoted(index)}]")
-    connection.execute("SET enable_external_access=false")
-    connection.execute("SET lock_configuration=true")
-    selected = ", ".join([f"e.*{replaced}", f"{recaptioned} AS recaptioned", *fields])
-    connection.execute(f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{files}]) e {' '.join(joins)}")
-    return connection
 
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
-def _dedup_mark(table: Path) -> str:
-    metadata = pq.read_schema(table).metadata or {}
-    return json.loads(metadata.get(b"jdiff", b"{}")).get("index", "")
-
-
 def _explained(
     error: Exception, recipe: Recipe, connection: "duckdb.DuckDBPyConnection", scores: list[Scored], shards: int
 ) -> str:
-    said = str(error).split("\n")[0]
     columns = [row[0] for row in connection.execute("DESCRIBE examples").fetchall()]
-    weight = f" and weight {recipe.weight!r}" if recipe.weight else ""
+    weight = f" and weight {recipe.weight!r}" if recipe.weight is not None else ""
     partly = [f"{one.name} for {shards - one.missing} of {shards} shards" for one in scores if one.missing]
     again = f"; score again, there is {', '.join(partly)}" if partly else ""
-    return f"where {recipe.where!r}{weight}: {said}; the columns are {', '.join(columns)}{again}"
+    return f"where {recipe.where!r}{weight}: {first_line(error)}; the columns are {', '.join(columns)}{again}"
+
+
+def _check(index: Path, rows: pa.RecordBatch, shards: int) -> None:
+    """Raises ValueError, naming the index, for rows that no view may hold: those of a part that was made up."""
+    try:
+        check_rows(rows, shards)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"index {index} holds rows that cannot be read: {error}; index its shards again") from error
 
 
 def _chosen(
@@ -199,6 +141,8 @@ def _chosen(
     for batch in connection.sql(query).to_arrow_reader(_SOME):
         for row in batch.to_pylist():
             weight, url, recaptioned = (row.pop(name) for name in ("weight_", "url_", "recaptioned"))
+            if row["shard"] not in number:
+                raise ValueError(f"a part of the index has a row of {row['shard']}, of which there is no part")
             row["caption"], fault = caption_of(None, {"caption": row["caption"]})
             row["caption"], row["tags"] = captions.repair(row["caption"], recipe.repairs), captions.tags_of(row["tags"])
             if not row["caption"]:
@@ -207,7 +151,7 @@ def _chosen(
             if refused(url, row["sha256"]):
                 counts["rejected: opted out"] += 1
                 continue
-            if recipe.weight and not (weight is not None and 0 <= weight < float("inf")):
+            if recipe.weight is not None and not (weight is not None and 0 <= weight < float("inf")):
                 where = f"{row['shard']}, {row['key']}"
                 raise ValueError(
                     f"weight {recipe.weight!r} must be a number from 0 on in every row; {weight} in {where}"

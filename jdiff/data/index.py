@@ -15,10 +15,10 @@ import multiprocessing
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,47 +29,17 @@ from jdiff.data.decode import decode
 from jdiff.data.examples import MAX_CAPTION, MAX_RECORD, Example, caption_of, examples, record_of
 from jdiff.data.headers import RejectError, read_header
 from jdiff.data.likeness import thumbnail
-from jdiff.data.reader import REMOTE, Ahead, Window, absolute, stamp
+from jdiff.data.parts import SCHEMA, Depth, Part, fingerprint, part_name, parts_of, read_part, told
+from jdiff.data.reader import Ahead, Window, absolute, stamp
+from jdiff.data.sealed import replacing, seal
 from jdiff.data.side_files import read_side, side_stamp
+from jdiff.data.stores import check_url, is_url
 
-Depth = Literal["headers", "bytes", "pixels"]
-SCHEMA = pa.schema(
-    {
-        "shard": pa.string(),
-        "key": pa.string(),
-        "offset": pa.int64(),
-        "size": pa.int64(),
-        "format": pa.string(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "caption": pa.string(),
-        "script": pa.string(),
-        "json": pa.string(),
-        "sha256": pa.binary(32),
-        "thumbnail": pa.binary(),
-        "reject": pa.string(),
-    }
-)
+__all__ = ["build", "fingerprint", "index_shard", "part_name", "parts_of", "read_part", "told"]
+
 LEAST_SEEN = 100
 """A rate of rejection says something from this many examples on; before, it is looked at when all are seen."""
 _THUMBNAIL_FROM = (64, 64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """What the metadata of one part says; `seen` is `used` and all of `rejected` together."""
-
-    shard: str
-    stamp: str
-    depth: str
-    seen: int
-    used: int
-    rejected: dict[str, int]
-    digest: str
-    fields: dict[str, str]
-    """Fields of the records and what they hold in this shard: "number", "bool", "text" or "other"."""
-    bytes_read: int
-    bytes_needed: int
 
 
 def build(
@@ -96,10 +66,13 @@ def build(
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     names = [absolute(shard) for shard in shards]
+    for name in names:
+        if not is_records(name):
+            check_url(name)
     if len(set(names)) < len(names) or not names:
         twice = [name for name, count in collections.Counter(names).items() if count > 1]
         raise ValueError(f"shards must be named once each; got {', '.join(twice) or 'none'}")
-    if remote := [name for name in names if is_records(name) and REMOTE in name]:
+    if remote := [name for name in names if is_records(name) and is_url(name)]:
         raise ValueError(f"shard {remote[0]} is an ArrayRecord file, which must be a local path: {ELSEWHERE}")
     stamps = {name: _stamp(name, failed) for name in names}
     if out.exists() and not out.is_dir():
@@ -122,51 +95,9 @@ def build(
     return parts
 
 
-def told(rejected: dict[str, int]) -> str:
-    """Counts by reason in words, the most frequent first."""
-    ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{reason} {count}" for reason, count in ordered) or "none"
-
-
-def part_name(shard: str) -> str:
-    """The file of a shard's part."""
-    return hashlib.sha256(shard.encode()).hexdigest()[:16] + ".parquet"
-
-
-def read_part(path: Path) -> Part:
-    """The metadata of a part. Raises ValueError where the file is no part of an index, or one with other columns."""
-    try:
-        schema = pq.read_schema(path)
-        part = Part(**json.loads((schema.metadata or {})[b"jdiff"]))
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no part of an index, or damaged: remove it and index its shard again") from error
-    if missing := [name for name in SCHEMA.names if name not in schema.names]:
-        raise ValueError(
-            f"{path} is of an older index, without the column {', '.join(missing)}: index its shards again, into a "
-            "new folder"
-        )
-    return part
-
-
-def parts_of(index: Path) -> dict[Path, Part]:
-    """The parts of an index by file, in the order of the shards' names. Raises ValueError where there are none."""
-    files = sorted(index.glob("*.parquet")) if index.is_dir() else []
-    if not files:
-        raise ValueError(f"index {index} holds nothing; `jdiff data index SHARDS -o {index}` makes it")
-    parts = {path: read_part(path) for path in files}
-    return dict(sorted(parts.items(), key=lambda item: item[1].shard))
-
-
-def fingerprint(parts: Iterable[Part]) -> str:
-    """SHA-256 of the rows of an index, wherever it lies and whenever it was made."""
-    return hashlib.sha256(repr(sorted((part.shard, part.digest) for part in parts)).encode()).hexdigest()
-
-
 def _stamp(shard: str, failed: bool) -> str:
     try:
         return _mark(shard, failed)
-    except ImportError as error:
-        raise ValueError(f"shard {shard} needs the package {error.name}") from error
     except OSError as error:
         raise ValueError(f"shard {shard} cannot be read: {error}") from error
 
@@ -217,7 +148,7 @@ def index_shard(shard: str, out: Path, depth: Depth, failed: bool) -> Part:
             warnings.simplefilter("ignore")
             # A remote store is asked rarely and for much; a local file for what is needed. Headers run one example
             # ahead of contents, so each has a block of its own.
-            block = 2**16 if "://" in shard else 0
+            block = 2**16 if is_url(shard) else 0
             headers, contents = Ahead(reader, block), Ahead(reader, block)
             records = isinstance(reader, RecordReader)
             for example in record_examples(reader) if records else examples(headers.read, reader.length):
@@ -249,11 +180,10 @@ def index_shard(shard: str, out: Path, depth: Depth, failed: bool) -> Part:
         bytes_read=counts["read"],
         bytes_needed=counts["needed"],
     )
-    path = out / part_name(shard)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     table = table.replace_schema_metadata({"jdiff": json.dumps(dataclasses.asdict(part))})
-    pq.write_table(table, unfinished, compression="zstd")
-    os.replace(unfinished, path)
+    with replacing(out / part_name(shard)) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
+        seal(unfinished)
     return part
 
 

@@ -10,9 +10,8 @@ import stat
 from typing import Any
 
 from jdiff.data.patience import within
+from jdiff.data.stores import is_url, missing, store_of
 from jdiff.data.walk import name_of, path_of
-
-REMOTE = "://"
 
 
 class Reader:
@@ -26,7 +25,7 @@ class Reader:
         self.bytes_read = 0
         self._shard = shard
         self._file = None
-        if REMOTE not in shard:
+        if not is_url(shard):
             # A pipe would wait for a writer without O_NONBLOCK, which changes nothing for a file.
             self._file = within(lambda: os.open(path_of(shard), os.O_RDONLY | os.O_NONBLOCK), shard)
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
@@ -131,12 +130,12 @@ class Window(io.RawIOBase):
 
 def absolute(shard: str) -> str:
     """The name under which a shard is known: a URL, or a local path from the root on."""
-    return shard if REMOTE in shard else name_of(os.path.abspath(shard))
+    return shard if is_url(shard) else name_of(os.path.abspath(shard))
 
 
 def stamp(shard: str) -> str:
     """Changes with the content of a shard. Raises OSError where there is none."""
-    if REMOTE not in shard:
+    if not is_url(shard):
         status = within(lambda: os.stat(path_of(shard)), shard)
         return f"{status.st_size}:{status.st_mtime_ns}"
     info = _asked(shard, "info")
@@ -145,13 +144,16 @@ def stamp(shard: str) -> str:
 
 
 def _asked(shard: str, method: str, **options: int) -> Any:
-    """What the store of a shard answers. Stores have errors of their own: all of them become OSError."""
-    import fsspec  # of the extra `data`
+    """What the store of a shard answers. Stores have errors of their own: all of them become OSError.
 
-    store, path = fsspec.core.url_to_fs(shard)
+    Raises ValueError for a store that is not read, or whose package is missing.
+    """
+    store, path = store_of(shard)
     try:
         return within(lambda: getattr(store, method)(path, **options), shard)
     except OSError:
         raise
+    except ImportError as error:
+        raise missing(shard) from error
     except Exception as error:
         raise OSError(f"{shard} cannot be read: {type(error).__name__}: {error}") from error

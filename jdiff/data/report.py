@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 
-from jdiff.data.filter import dedup_file
-from jdiff.data.index import fingerprint, parts_of, told
+from jdiff.data.parts import fingerprint, parts_of, told
+from jdiff.data.sql import dedup_of
 from jdiff.data.view import View
 
 _SHOWN = 20
@@ -40,11 +40,9 @@ def report(index: Path, view: Path | None = None) -> dict[str, Any]:
             domains[_domain(record.get("url"))] += 1
             licences[str(next((record[name] for name in _LICENCES if record.get(name)), ""))] += 1
     width, height = np.concatenate(sides).T if sides else np.zeros((2, 0))
-    table, duplicates = dedup_file(index, "pictures"), None
-    if table.exists():
-        found = json.loads((pq.read_schema(table).metadata or {})[b"jdiff"])
-        if found.pop("index") == fingerprint(parts.values()):
-            duplicates = found
+    duplicates = dedup_of(index, "pictures", fingerprint(parts.values()))
+    if duplicates:
+        del duplicates["index"]
     lengths = np.concatenate(letters)
     return {
         "shards": len(parts),

@@ -8,7 +8,6 @@ of its name, the score is the column.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +20,10 @@ from PIL import Image
 from jdiff.data.array_records import opened
 from jdiff.data.decode import decode
 from jdiff.data.headers import RejectError
-from jdiff.data.index import Part, part_name, parts_of
+from jdiff.data.parts import Part, part_name, parts_of
 from jdiff.data.reader import stamp
+from jdiff.data.sealed import check_seal, replacing, seal
+from jdiff.json_files import parse_object
 
 SCORES = "scores"
 BATCH = 32
@@ -88,9 +89,9 @@ def score(
         counts["shards"] += 1
         counts["examples"] += len(rows)
         counts["cannot_be_decoded"] += undecoded
-        unfinished = out.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(mark)}), unfinished, compression="zstd")
-        os.replace(unfinished, out)
+        with replacing(out) as unfinished:
+            pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(mark)}), unfinished, compression="zstd")
+            seal(unfinished)
         progress(done, len(parts))
     return counts
 
@@ -105,7 +106,7 @@ def scored(index: Path, parts: dict[Path, Part]) -> list[Scored]:
             mark = _mark(path)
             if mark.get("digest") == part.digest:
                 files.append(path)
-                identities.add(mark["scorer"])
+                identities.add(str(mark.get("scorer")))
                 schema = pq.read_schema(path)
                 columns |= {name: schema.field(name).type for name in schema.names if name not in _KEYS}
         # Shards that were scored by two scorers of one name have no score in common.
@@ -133,9 +134,15 @@ def _mark(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        return json.loads((pq.read_schema(path).metadata or {})[b"jdiff"])
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no scores, or is damaged: remove it and score again") from error
+        if wrong := check_seal(path):
+            raise ValueError(f"it {wrong}")
+        schema = pq.read_schema(path)
+        mark = parse_object((schema.metadata or {})[b"jdiff"], "its metadata")
+        if missing := [name for name in _KEYS if name not in schema.names]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise ValueError(f"{path} holds no scores, or is damaged: {error}; remove it and score again") from error
+    return mark
 
 
 def _scored(rows: pa.Table, part: Part, scorer: Scorer) -> tuple[pa.Table, int]:
