@@ -1,6 +1,7 @@
 """Weights and settings in the layout of diffusers, in and out. Nothing is ever unpickled."""
 
-from jdiff.interop.pretrained import Pretrained, from_pretrained, read_config, save_pretrained
+from jdiff.interop.configs import read_config
+from jdiff.interop.pretrained import Pretrained, from_pretrained, save_pretrained
 from jdiff.interop.single_file import from_single_file
 from jdiff.interop.tensors import Entry, Tensors, open_tensors, save_tensors
 

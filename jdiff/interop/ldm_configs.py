@@ -29,7 +29,7 @@ class Shapes:
     def size(self, name: str, axis: int = 0) -> int:
         """An axis of a tensor. Raises ValueError where there is no such tensor or no such axis."""
         shape = self.found.get(name)
-        if shape is None or len(shape) <= axis:
+        if shape is None or len(shape) <= axis or not shape[axis]:
             what = "it is missing" if shape is None else f"its shape is {shape}"
             raise ValueError(f"{self.source}: {self.prefix}{name} must say how large the network is, and {what}")
         return shape[axis]

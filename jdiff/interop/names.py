@@ -43,7 +43,7 @@ NAMES_OF = {
 # What files of before diffusers 0.18 call the parts of an attention over pixels: their names today, and then.
 OLDER = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
 # Of a class: a prefix that the files of some releases leave out; other names, which files use instead or as well.
-PREFIXES = {"CLIPTextModel": "text_model."}
+PREFIXES = {"CLIPTextModel": "text_model.", "CLIPTextModelWithProjection": "text_model."}
 TWINS = {"T5EncoderModel": {"shared.weight": "encoder.embed_tokens.weight"}}
 # Of a class: its part of the file of a whole CLIPModel, which is one that holds WHOLE.
 PARTS = {
@@ -52,6 +52,11 @@ PARTS = {
     "CLIPVisionModelWithProjection": ("vision_model.", "visual_projection."),
 }
 WHOLE = "logit_scale"
+# Of a class: what files of its siblings hold besides.
+SIBLINGS = {
+    "CLIPTextModel": ("text_projection.",),
+    "T5EncoderModel": ("decoder.", "lm_head."),
+}
 # Of a class: a prefix that is held once here and in every block there.
 COPIES = {"DiTTransformer2DModel": ("embedder.", "transformer_blocks.{}.norm1.emb.", "num_layers")}
 
@@ -126,7 +131,7 @@ def _before(name: str) -> str:
 
 def unneeded(config, name: str, names: Container[str]) -> bool:
     """Whether a file may hold a tensor that the network of `config` does not use: the positions 0, 1, 2, ... that old
-    files of transformers list, and the other parts of a whole CLIPModel."""
-    if name.endswith("embeddings.position_ids"):
+    files of transformers list, a sibling's part, and the other parts of a whole CLIPModel."""
+    if name.endswith("embeddings.position_ids") or name.startswith(SIBLINGS.get(config.published, ())):
         return True
     return WHOLE in names and config.published in PARTS and not name.startswith(PARTS[config.published])

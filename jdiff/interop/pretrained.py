@@ -6,8 +6,6 @@
 Parameters are read one tensor at a time, each into its sharding: host memory holds little more than the largest tensor.
 """
 
-import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdiff.interop.configs import (
+    DEPTHS,
+    check_published,
+    others,
+    published_fields,
+    read_config,
+    replaced,
+    weights_name,
+    write_config,
+)
 from jdiff.interop.names import Place, held, place, unneeded
-from jdiff.interop.tensors import DIFFUSERS, Tensors, open_tensors, save_tensors
-from jdiff.models import CONFIGS, Compute, Network, functional
+from jdiff.interop.tensors import FLOATS, Tensors, open_tensors, save_tensors
+from jdiff.models import Compute, Network, functional
+from jdiff.models.functional import Constant
 from jdiff.typing import Array, Params
-
-VERSION = "0.42.0"  # of diffusers, whose fields these are
 
 
 class Pretrained(NamedTuple):
@@ -41,6 +48,7 @@ def from_pretrained(
     source: str | os.PathLike,
     *,
     expected: type | None = None,
+    variant: str | None = None,
     compute: Compute | None = None,
     dtype: Any = jnp.float32,
     shardings: Callable[[Params], Any] | None = None,
@@ -48,15 +56,16 @@ def from_pretrained(
 ) -> Pretrained:
     """The network of a folder, or of a repository of the Hugging Face hub ("name/name").
 
-    `expected`: the config class that it must be. `shardings`: from the abstract parameters to a tree of shardings.
-    Raises ValueError that lists every field of the config that is not known or not supported, and every tensor that is
-    missing, of the wrong shape, or that the network does not use. With `strict=False` such tensors are listed in
-    `differences` instead, and what is missing has its initial value (of key 0).
+    `expected`: the config class that it must be. `variant`: of the weights, such as "fp16". `shardings`: from the
+    abstract parameters to a tree of shardings. Raises ValueError that lists every field of the config that has a wrong
+    type or is not supported, and every tensor that is missing, of the wrong shape or dtype, that the network does not
+    use, or that is not finite. With `strict=False` such tensors are listed in `differences` instead; what cannot be
+    read has its initial value (of key 0).
     """
     folder = located(source)
     config = read_config(folder / "config.json", expected)
-    config = config if compute is None else dataclasses.replace(config, compute=compute)
-    with open_tensors(folder, weights_name(config)) as tensors:
+    config = config if compute is None else replaced(config, compute=compute)
+    with open_tensors(folder, weights_name(config), variant) as tensors:
         return read_network(config, tensors, str(folder), dtype=dtype, shardings=shardings, strict=strict)
 
 
@@ -71,32 +80,62 @@ def read_network(
 ) -> Pretrained:
     """The network of a config with these tensors, which errors say to be of `source`. Otherwise as `from_pretrained`,
     which also says what it raises."""
-    network = functional(config.module)
-    abstract = jax.eval_shape(network.init, jax.random.key(0))
+    network, abstract = fitting(config, tensors, source)
     wanted = shardings(abstract) if shardings else jax.tree.map(lambda _: None, abstract)
     places = {path: held(config, where, tensors.entries) for path, where in _places(config, abstract)}
     bad, differences = _compared(config, places, tensors)
     if strict and differences:
-        raise ValueError(f"{source} does not fit {config.published}:\n" + "\n".join(differences))
+        raise ValueError(_unfit(config, source, differences))
     start = network.init(jax.random.key(0)) if bad else None
-    leaves = {}
+    leaves, infinite = {}, []
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
         key = names_of(path)
         sharding = at(wanted, key)
         if key in bad:
             leaves[key] = jax.device_put(at(start, key).astype(dtype), sharding)
         else:
-            leaves[key] = _read(tensors, places[key], leaf.shape, dtype, sharding)
+            leaves[key] = _read(tensors, places[key], leaf.shape, dtype, sharding, infinite)
+    differences += [f"not finite: {tensors.spelled(name)}" for name in infinite]
+    if strict and differences:
+        raise ValueError(_unfit(config, source, differences))
     params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[names_of(path)], abstract)
     return Pretrained(config, network, params, differences)
 
 
+def fitting(config: Any, tensors: Tensors, source: str) -> tuple[Network, Params]:
+    """The network of a config and its abstract parameters. Raises ValueError as `check_count` does, and for a config
+    whose fields do not fit together."""
+    check_count(config, tensors, source)
+    try:
+        network = functional(config.module)
+        return network, jax.eval_shape(network.init, jax.random.key(0))
+    except ValueError as error:
+        raise ValueError(f"{source}, config of {config.published}: {error}") from error
+
+
+def check_count(config: Any, tensors: Tensors, source: str) -> None:
+    """Raises ValueError for a config of more blocks than there are tensors, before anything is built."""
+    levels = len(getattr(config, "block_out_channels", (1,)))
+    counts = [getattr(config, field.name) for field in published_fields(config) if field.name in DEPTHS]
+    blocks = max((sum(count) if isinstance(count, tuple) else count * levels for count in counts), default=0)
+    if blocks > len(tensors.entries):
+        raise ValueError(
+            f"{source} does not fit {config.published}: its config has {blocks} blocks, and its weights have "
+            f"{len(tensors.entries)} tensors"
+        )
+
+
+def _unfit(config: Any, source: str, differences: list[str]) -> str:
+    return f"{source} does not fit {config.published}:\n" + "\n".join(differences)
+
+
 def save_pretrained(folder: str | os.PathLike, config: Any, params: Params) -> None:
-    """Writes a network so that PyTorch's class of that name loads it. Each tensor keeps its dtype.
+    """Writes a network so that PyTorch's class of that name loads it. Each tensor keeps its dtype, and config.json the
+    fields that the config was read with.
 
     Raises ValueError for parameters that are not those of `config`, and for a network that the class cannot be.
     """
-    _check_published(config)
+    check_published(config)
     abstract = jax.eval_shape(functional(config.module).init, jax.random.key(0))
     shapes = {names_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
     given = {names_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
@@ -109,9 +148,12 @@ def save_pretrained(folder: str | os.PathLike, config: Any, params: Params) -> N
         where = place(config, key, leaf.shape)
         for i, name in enumerate(where.keys):
             tensors[name] = where.theirs(leaf[i] if where.stacked else leaf)
-    tensors |= constants(config)
+    tensors |= {name: constant.make() for name, constant in constants(config).items()}
     save_tensors(Path(folder), tensors, weights_name(config))
-    write_config(Path(folder) / "config.json", config)
+    # transformers reads weights in the dtype that the config says.
+    dtype = str(jnp.result_type(*given.values()))
+    told = {key: dtype for key in ("dtype", "torch_dtype") if isinstance(others(config).get(key), str)}
+    write_config(Path(folder) / "config.json", config, **told)
 
 
 def located(source: str | os.PathLike) -> Path:
@@ -132,93 +174,9 @@ def located(source: str | os.PathLike) -> Path:
         raise FileNotFoundError(f"{source} is no folder here, and the hub did not give it: {error}") from error
 
 
-def constants(config: Any) -> dict[str, np.ndarray]:
+def constants(config: Any) -> dict[str, Constant]:
     """What files of this class hold that is no parameter: it follows from the config."""
     return config.constants() if hasattr(config, "constants") else {}
-
-
-def weights_name(config: Any) -> str:
-    """The name of the safetensors beside config.json, which depends on the library."""
-    return getattr(config, "weights", DIFFUSERS)
-
-
-def read_config(path: Path, expected: type | None = None) -> Any:
-    """The config in a file.
-
-    Raises ValueError that lists every field that is not known, or has a value that is not supported; for a file that is
-    not JSON, or of another class than `expected` or any that there is; FileNotFoundError where there is no file.
-    """
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    name = fields.get("_class_name") or (fields.get("architectures") or [None])[0]
-    known = {config.published: config for config in CONFIGS}
-    if expected is not None and name in getattr(expected, "inside", ()):
-        name, fields = expected.published, _inside(fields, expected.inside[name])
-    if name not in known:
-        raise ValueError(f"{path} is of class {name}; there are {', '.join(known)}")
-    config = known[name]
-    if expected is not None and config is not expected:
-        raise ValueError(f"{path} is of class {name}, not {expected.published}")
-    return _config(config, fields, path)
-
-
-def _config(config: type, fields: Mapping[str, Any], path: Path) -> Any:
-    own = {field.name for field in _published_fields(config)}
-    ignored = getattr(config, "ignored", frozenset())
-    given = {key: value for key, value in fields.items() if not key.startswith("_") and key not in ignored}
-    derived = getattr(config, "derived", ())
-    unknown = sorted(given.keys() - own - config.fixed.keys() - set(derived))
-    unsupported = [
-        f"{key}={given[key]!r} (supported: {value!r})"
-        for key, value in config.fixed.items()
-        if key in given and given[key] != value
-    ]
-    if unknown or unsupported:
-        problems = [f"unknown {key}={given[key]!r}" for key in unknown] + [
-            f"unsupported {what}" for what in unsupported
-        ]
-        raise ValueError(f"{path}, fields of {config.published}: {'; '.join(problems)}")
-    made = config(**{key: _tuples(value) for key, value in given.items() if key in own})
-    wrong = [f"{key}={given[key]!r}" for key in derived if key in given and given[key] != getattr(made, key)]
-    if wrong:
-        raise ValueError(f"{path}, fields of {config.published}: {', '.join(wrong)} contradict {made}")
-    return made
-
-
-def _inside(fields: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """The fields of one part of a config of several; older files say some of them once more, and mean those."""
-    return (fields.get(section) or {}) | (fields.get(f"{section}_dict") or {})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def write_config(path: Path, config: Any) -> None:
-    """Writes config.json, whole."""
-    own = {field.name: getattr(config, field.name) for field in _published_fields(config)}
-    name = {"_class_name": config.published, "_diffusers_version": VERSION}
-    if weights_name(config) != DIFFUSERS:
-        name = {"architectures": [config.published], "model_type": config.model_type}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(name | config.fixed | own, indent=2, sort_keys=True) + "\n")
-    os.replace(part, path)
-
-
-def _published_fields(config: Any) -> list[dataclasses.Field]:
-    """The fields of a config that the published class has, too."""
-    without = {"compute"} | getattr(config, "beyond", frozenset())
-    return [field for field in dataclasses.fields(config) if field.name not in without]
-
-
-def _check_published(config: Any) -> None:
-    beyond = [field for field in dataclasses.fields(config) if field.name in getattr(config, "beyond", ())]
-    other = [f"{f.name}={getattr(config, f.name)!r}" for f in beyond if getattr(config, f.name) != f.default]
-    if other:
-        wanted = ", ".join(f"{field.name}={field.default!r}" for field in beyond)
-        raise ValueError(f"{config.published} has no {', '.join(other)}; it can be saved with {wanted} alone")
 
 
 def names_of(path: tuple) -> tuple[str, ...]:
@@ -246,26 +204,30 @@ def _compared(
     for path, where in places.items():
         used |= set(where.keys)
         for key in where.keys:
-            entry = tensors.entries.get(key)
+            entry, name = tensors.entries.get(key), tensors.spelled(key)
             if entry is None:
-                differences.append(f"missing {tensors.spelled(key)} {where.shape}")
+                differences.append(f"missing {name} {where.shape}")
             elif entry.shape != where.shape:
-                name = tensors.spelled(key)
                 differences.append(f"wrong shape of {name}: {entry.shape} instead of {where.shape}")
+            elif entry.dtype not in FLOATS:
+                differences.append(f"wrong dtype of {name}: {entry.dtype} instead of one of {', '.join(FLOATS)}")
             else:
                 continue
             bad.add(path)
         if path not in bad and not where.stacked and len(where.keys) > 1:
             first = tensors.read(where.keys[0])
-            others = [key for key in where.keys[1:] if not np.array_equal(tensors.read(key), first)]
-            if others:
+            unequal = [key for key in where.keys[1:] if not np.array_equal(tensors.read(key), first)]
+            if unequal:
                 bad.add(path)
-                differences.append(f"not equal to {where.keys[0]}, whose copies they should be: {', '.join(others)}")
-    for key, value in constants(config).items():
+                differences.append(f"not equal to {where.keys[0]}, whose copies they should be: {', '.join(unequal)}")
+    for key, constant in constants(config).items():
         used.add(key)
+        entry, name = tensors.entries.get(key), tensors.spelled(key)
+        if entry is not None and entry.shape != constant.shape:
+            differences.append(f"wrong shape of {name}: {entry.shape} instead of {constant.shape}")
         # A file may have stored it in half precision.
-        if key in tensors.entries and not np.allclose(tensors.read(key).astype(np.float32), value, atol=4e-3):
-            differences.append(f"{tensors.spelled(key)} is not what {config.published} has with this config")
+        elif entry is not None and not np.allclose(tensors.read(key).astype(np.float32), constant.make(), atol=4e-3):
+            differences.append(f"{name} is not what {config.published} has with this config")
     unused = [key for key in tensors.entries if key not in used and not unneeded(config, key, tensors.entries)]
     return bad, differences + [f"not used: {tensors.spelled(key)} {tensors.entries[key].shape}" for key in unused]
 
@@ -275,11 +237,30 @@ def _placed(stack: Array, tensor: Array, i: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(stack, tensor, i, 0)
 
 
-def _read(tensors: Tensors, where: Place, shape: tuple[int, ...], dtype: Any, sharding: Any) -> Array:
-    """One parameter, its tensors read one after the other."""
+def _read(
+    tensors: Tensors, where: Place, shape: tuple[int, ...], dtype: Any, sharding: Any, infinite: list[str]
+) -> Array:
+    """One parameter, its tensors read one after the other; adds the names of those that are not finite."""
+
+    def one(key: str) -> np.ndarray:
+        tensor = where.ours(tensors.read(key)).astype(dtype)
+        infinite.extend([] if _finite(tensor) else [key])
+        return tensor
+
     if not where.stacked:
-        return jax.device_put(where.ours(tensors.read(where.keys[0])).astype(dtype), sharding)
+        return jax.device_put(one(where.keys[0]), sharding)
     stack = jnp.zeros(shape, dtype, device=sharding)
     for i, key in enumerate(where.keys):
-        stack = _placed(stack, where.ours(tensors.read(key)).astype(dtype), i)
+        stack = _placed(stack, one(key), i)
     return stack
+
+
+# Of numbers of 16 bits, whose test in ml_dtypes is slow: the bits that infinity and NaN have.
+EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
+
+
+def _finite(tensor: np.ndarray) -> bool:
+    bits = EXPONENTS.get(tensor.dtype.name)
+    if bits is None:
+        return bool(np.isfinite(tensor).all())
+    return not (tensor.view(np.uint16) & bits == bits).any()

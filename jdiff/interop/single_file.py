@@ -14,7 +14,6 @@ of the weights, the noise schedule, statistics and losses. Averaged weights are 
 hold them in the place of the others.
 """
 
-import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -26,15 +25,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdiff.interop import ldm_configs, ldm_names
+from jdiff.interop.configs import replaced
 from jdiff.interop.ldm_configs import Shapes
 from jdiff.interop.ldm_names import Table
+from jdiff.interop.original_files import open_original
 from jdiff.interop.pretrained import Pretrained, read_network
-from jdiff.interop.tensors import Entry, Tensors, open_file
+from jdiff.interop.tensors import Entry, Tensors
 from jdiff.models import Compute
 
 # What training leaves in files, and no network reads.
 UNNEEDED = re.compile(
-    r"model_ema\..*|(sqrt_|log_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recip(m1)?_alphas_cumprod|betas|logvar"
+    r"v_pred|ztsnr|epoch|global_step|optimizer_states\..*|embedding_manager\..*"
+    r"|(first_stage_model\.)?model_ema\..*|(sqrt_|log_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recip(m1)?_alphas_cumprod|betas|logvar"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|scale_factor|denoiser\.sigmas"
     r"|first_stage_model\.loss\..*|.*\.logit_scale"
     # Stable Diffusion 2 reads what the last of 24 layers is given.
@@ -78,6 +80,12 @@ class Family(NamedTuple):
 
 
 NETWORK, VAE = "model.diffusion_model.", "first_stage_model."
+# What tells that there is a part, under whatever names such files have.
+KNOWN = {
+    "U-Net": (NETWORK, "input_blocks.", "down_blocks.", "joint_blocks."),
+    "autoencoder": (VAE, "encoder.down.", "decoder.up.", "encoder.down_blocks.", "decoder.up_blocks."),
+    "encoders of prompts": ("cond_stage_model.", "conditioner.", "text_encoders.", "text_model."),
+}
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 CHAIN = BETAS | {"steps_offset": 1, "prediction_type": "epsilon"}
 TO_FIRST = CHAIN | {"set_alpha_to_one": False}
@@ -172,14 +180,14 @@ def from_single_file(
     the networks, or with pickled weights; for each network as `from_pretrained`, with the names of the file, and for
     tensors that belong to none with the first; FileNotFoundError where there is no file.
     """
-    with open_file(Path(path)) as tensors:
+    with open_original(Path(path)) as tensors:
         family = family_of(tensors.entries, str(path))
         parts = parts_of(family, tensors.entries, str(path))
         networks = {}
         known = tuple(part.prefix for part in family.parts.values())
         others = {name for name in tensors.entries if not name.startswith(known) and not UNNEEDED.fullmatch(name)}
         for name, (part, config) in parts.items():
-            config = config if compute is None else dataclasses.replace(config, compute=compute)
+            config = config if compute is None else replaced(config, compute=compute)
             view = renamed(tensors, part, config, others)
             networks[name] = read_network(config, view, f"{path}, {name}", strict=strict, **options)
             others = set()
@@ -192,10 +200,18 @@ def family_of(entries: Mapping[str, Entry], source: str) -> Family:
     found = next((what for prefix, what in UNSUPPORTED.items() if begins(prefix)), None)
     family = next((family for family in FAMILIES if begins(family.marker)), None)
     if family is None or found is not None or not begins(NETWORK):
-        what = found or f"of no known family; its tensors are {', '.join(sorted(entries)[:3]) or 'none'}, ..."
+        what = found or _alone(entries)
         names = ", ".join(family.name for family in FAMILIES)
         raise ValueError(f"{source} is {what}; there are {names}, each with its U-Net or transformer as {NETWORK}*")
     return family
+
+
+def _alone(entries: Mapping[str, Entry]) -> str:
+    """What a file is that lacks what tells its family."""
+    held = [what for what, prefixes in KNOWN.items() if any(name.startswith(prefixes) for name in entries)]
+    missing = [what for what in KNOWN if what not in held]
+    parts = f" It has {' and '.join(held)} but no {' and no '.join(missing)}" if held and missing else ""
+    return f"of no known family; its tensors are {', '.join(sorted(entries)[:3]) or 'none'}, ...{parts}"
 
 
 def parts_of(family: Family, entries: Mapping[str, Entry], source: str) -> dict[str, tuple[Part, Any]]:
@@ -244,7 +260,8 @@ def renamed(tensors: Tensors, part: Part, config: Any, others: set[str]) -> Tens
         else:
             source, below = ldm_names.looked_up(table, name) or (ldm_names.Source(name), "")
             original = f"{part.prefix}{source.name}{below}"
-        return original if original.removeprefix(part.prefix) == name else f"{original} (as {name})"
+        spelled = tensors.spelled(original)
+        return spelled if original.removeprefix(part.prefix) == name else f"{spelled} (as {name})"
 
     entries = {name: entry(*place) for name, place in places.items()}
     entries |= {name: Entry("F32", value.shape) for name, value in added.items()}

@@ -21,6 +21,7 @@ from jdiff.models.discriminator import (
     non_saturating_generator,
 )
 from jdiff.models.dit import DiT
+from jdiff.models.embeddings import timesteps
 from jdiff.models.functional import Network, functional
 from jdiff.models.jit import JiT
 from jdiff.models.mmdit import MMDiT
@@ -85,6 +86,7 @@ __all__ = [
     "hinge_generator",
     "non_saturating_discriminator",
     "non_saturating_generator",
+    "timesteps",
 ]
 
 

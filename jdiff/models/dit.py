@@ -24,7 +24,7 @@ from jdiff.models.ambient import along_context
 from jdiff.models.attention import FULL, Mixing
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.embeddings import TimestepEmbedding, rotary_angles, sincos_positions, timesteps
-from jdiff.models.layers import ZERO, check_label, depth_to_space
+from jdiff.models.layers import ZERO, check_label, check_size, depth_to_space
 from jdiff.models.products import Conv, Linear
 from jdiff.models.regularize import Regularization
 from jdiff.models.transformer import Attention, FeedForward, layer_norm
@@ -40,10 +40,9 @@ class DiT:
     """
 
     published: ClassVar[str] = "DiTTransformer2DModel"
+    # Of training, of no layer, and of the softmax, which is in float32 anyway.
+    ignored: ClassVar[frozenset] = frozenset({"dropout", "norm_num_groups", "upcast_attention"})
     fixed: ClassVar[dict] = {
-        "dropout": 0.0,
-        "norm_num_groups": 32,
-        "upcast_attention": False,
         "norm_type": "ada_norm_zero",
         "norm_elementwise_affine": False,
         "activation_fn": "gelu-approximate",
@@ -202,6 +201,7 @@ class DiTModule(nnx.Module):
 
     def __call__(self, x: Array, timestep: Array, cond: Cond, regularization: Regularization | None = None) -> Array:
         config, dtype = self.config, x.dtype
+        check_size(x, config.patch_size)
         embedding = self.embedder(timestep, cond).astype(config.compute.dtype)
         x = self.pos_embed(x)
         _, h, w, width = x.shape

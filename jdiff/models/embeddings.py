@@ -81,11 +81,16 @@ class Fourier(nnx.Module):
 
 
 class TimestepEmbedding(nnx.Module):
-    """Two dense layers with an activation between: [..., width_in] -> [..., width]."""
+    """Two dense layers with an activation between: [..., width_in] -> [..., width]. With a `cond_width`, a condition
+    [..., cond_width] times a matrix is added before them."""
 
-    def __init__(self, width_in: int, width: int, compute: Compute, *, rngs: nnx.Rngs):
+    def __init__(self, width_in: int, width: int, compute: Compute, *, cond_width: int | None = None, rngs: nnx.Rngs):
         self.linear_1 = Linear(width_in, width, dtype=compute.dtype, rngs=rngs)
         self.linear_2 = Linear(width, width, dtype=compute.dtype, rngs=rngs)
+        plain = {"use_bias": False, "dtype": compute.dtype, "rngs": rngs}
+        self.cond_proj = None if cond_width is None else Linear(cond_width, width_in, **plain)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, condition: Array | None = None) -> Array:
+        if self.cond_proj is not None and condition is not None:
+            x = x + self.cond_proj(condition)
         return self.linear_2(jax.nn.silu(self.linear_1(x)))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from jdiff.models.keys import Keys
@@ -30,6 +31,13 @@ class Network(NamedTuple):
 
     init: Callable[[Key], Params]
     apply: Callable[..., Any]
+
+
+class Constant(NamedTuple):
+    """An array that files hold beside the parameters, and that follows from a network's config."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
 
 
 def functional(make: Callable[[Any], nnx.Module]) -> Network:

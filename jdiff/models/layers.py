@@ -23,7 +23,8 @@ ZERO = nnx.initializers.zeros_init()
 
 
 def space_to_depth(x: Array, patch: int) -> Array:
-    """[B, H, W, C] -> [B, H/patch, W/patch, patch*patch*C]."""
+    """[B, H, W, C] -> [B, H/patch, W/patch, patch*patch*C]. Raises ValueError where the patch does not divide."""
+    check_size(x, patch)
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, patch * patch * c)
@@ -72,6 +73,12 @@ def check_label(cond: Cond, num_classes: int) -> None:
         raise ValueError(f"cond: got {sorted(cond)}, a network with {num_classes} classes takes {sorted(wanted)}")
     if wanted and not jnp.issubdtype(cond["label"].dtype, jnp.integer):
         raise ValueError(f"cond['label']: integers wanted, got {cond['label'].dtype}")
+
+
+def check_size(x: Array, divisor: int) -> None:
+    """Raises ValueError unless both edges of [B, H, W, C] are multiples of the divisor."""
+    if x.shape[1] % divisor or x.shape[2] % divisor:
+        raise ValueError(f"x: {x.shape[1]} x {x.shape[2]} pixels, both must be multiples of {divisor}")
 
 
 class SelfAttention(nnx.Module):

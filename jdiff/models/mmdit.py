@@ -22,7 +22,8 @@ from jdiff.models.attention import attend
 from jdiff.models.compute import PLAIN, Compute, Stack
 from jdiff.models.dit import Patches
 from jdiff.models.embeddings import TimestepEmbedding, sincos_positions, timesteps
-from jdiff.models.layers import ZERO, depth_to_space
+from jdiff.models.functional import Constant
+from jdiff.models.layers import ZERO, check_size, depth_to_space
 from jdiff.models.products import Linear
 from jdiff.models.transformer import FeedForward, layer_norm, merge_heads, split_heads
 from jdiff.typing import Array, Cond
@@ -85,9 +86,10 @@ class MMDiT:
         edge, base = self.pos_embed_max_size, self.sample_size // self.patch_size
         return sincos_positions(edge, edge, self.width, base=base)
 
-    def constants(self) -> dict[str, np.ndarray]:
+    def constants(self) -> dict[str, Constant]:
         """What diffusers stores beside the parameters."""
-        return {"pos_embed.pos_embed": self.positions().reshape(1, -1, self.width)}
+        shape = (1, self.pos_embed_max_size**2, self.width)
+        return {"pos_embed.pos_embed": Constant(shape, lambda: self.positions().reshape(shape))}
 
     def conditions(self, tokens: int) -> dict[str, tuple[int, ...]]:
         """What it takes of an example, whose caption is `tokens` long: shapes by name."""
@@ -231,6 +233,7 @@ class MMDiTModule(nnx.Module):
         config, dtype = self.config, x.dtype
         if set(cond) != {"text", "pooled"}:
             raise ValueError(f"cond: got {sorted(cond)}, this network takes ['pooled', 'text']")
+        check_size(x, config.patch_size)
         embedding = self.time_text_embed(timestep, cond["pooled"]).astype(config.compute.dtype)
         x = self.pos_embed(x)
         b, h, w, width = x.shape

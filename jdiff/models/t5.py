@@ -35,14 +35,7 @@ class T5Encoder:
     weights: ClassVar[str] = "model"
     model_type: ClassVar[str] = "t5"
     fixed: ClassVar[dict] = {"is_decoder": False}
-    ignored: ClassVar[frozenset] = IGNORED | {
-        "eos_token_id",
-        "is_encoder_decoder",
-        "n_positions",
-        "num_decoder_layers",
-        "output_past",
-        "scale_decoder_outputs",
-    }
+    ignored: ClassVar[frozenset] = IGNORED | {"eos_token_id", "is_encoder_decoder", "num_decoder_layers"}
     derived: ClassVar[tuple] = ("dense_act_fn", "is_gated_act")
 
     vocab_size: int = 32128

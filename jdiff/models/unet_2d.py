@@ -15,10 +15,9 @@ from flax import nnx
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import GroupNorm, PixelAttention, conv
 from jdiff.models.embeddings import Fourier, TimestepEmbedding, timesteps
-from jdiff.models.layers import check_label
+from jdiff.models.layers import check_label, check_size
 from jdiff.models.regularize import Regularization, numbered
 from jdiff.models.unet_blocks import Down, Middle, Parts, Up, residual_blocks
-from jdiff.models.unet_condition import check_size
 from jdiff.models.unet_skip import SkipDown, SkipUp
 from jdiff.typing import Array, Cond
 
@@ -34,19 +33,18 @@ class UNet2D:
     """
 
     published: ClassVar[str] = "UNet2DModel"
-    fixed: ClassVar[dict] = {
-        "center_input_sample": False,
-        "dropout": 0.0,
-        "act_fn": "silu",
-        "class_embed_type": None,
-    }
+    fixed: ClassVar[dict] = {"act_fn": ("silu", "swish")}
+    ignored: ClassVar[frozenset] = frozenset({"dropout"})  # of training
 
     sample_size: int | tuple[int, int] | None = None
     """Edge of the images that it was trained on; changes nothing."""
     in_channels: int = 3
     out_channels: int = 3
+    center_input_sample: bool = False
+    """Whether x becomes 2 x - 1."""
     time_embedding_type: str = "positional"
-    """"positional", "fourier" (t is sigma, and the output is divided by it) or "learned" (t is a whole number)."""
+    """"positional", "fourier" (t is sigma, and the output is divided by it) or "learned" (t is a whole number below
+    `num_train_timesteps`; one outside is taken as the nearest inside)."""
     time_embedding_dim: int | None = None
     freq_shift: int = 0
     flip_sin_to_cos: bool = True
@@ -69,6 +67,9 @@ class UNet2D:
     resnet_time_scale_shift: str = "default"
     add_attention: bool = True
     """Whether there is attention in the middle."""
+    class_embed_type: str | None = None
+    """How `label` enters: None, a class out of `num_class_embeds`; "timestep", a number [B] as the timestep;
+    "identity", the vector [B, 4 block_out_channels[0]] itself."""
     num_class_embeds: int | None = None
     num_train_timesteps: int | None = None
     """Of a learned embedding."""
@@ -86,6 +87,8 @@ class UNet2D:
             ("downsample_type", ("conv", "resnet")),
             ("upsample_type", ("conv", "resnet")),
             ("resnet_time_scale_shift", ("default", "scale_shift")),
+            ("class_embed_type", ("timestep", "identity", None)),
+            ("downsample_padding", (0, 1)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {known}")
@@ -130,7 +133,12 @@ class UNet2DModule(nnx.Module):
         into = widths[0] * (1 + (config.time_embedding_type == "fourier"))
         self.time_embedding = TimestepEmbedding(into, embedding, compute, rngs=rngs)
         classes = config.num_class_embeds
-        self.class_embedding = None if classes is None else nnx.Embed(classes, embedding, rngs=rngs)
+        made = {
+            None: lambda: None if classes is None else nnx.Embed(classes, embedding, rngs=rngs),
+            "timestep": lambda: TimestepEmbedding(into, embedding, compute, rngs=rngs),
+            "identity": lambda: None,
+        }
+        self.class_embedding = made[config.class_embed_type]()
 
         skips, down, arriving = [widths[0]], [], widths[0]
         for level, (kind, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
@@ -205,6 +213,7 @@ class UNet2DModule(nnx.Module):
         config, dtype = self.config, x.dtype
         check_size(x, config.divisor)
         embedding = self._embedding(timestep, cond).astype(config.compute.dtype)
+        x = 2 * x - 1 if config.center_input_sample else x
         picture, x = x, self.conv_in(x)
         results = [x]
         for block in self.down_blocks:
@@ -225,13 +234,23 @@ class UNet2DModule(nnx.Module):
         return x / timestep[:, None, None, None] if config.time_embedding_type == "fourier" else x
 
     def _embedding(self, timestep: Array, cond: Cond) -> Array:
+        config, kind = self.config, self.config.class_embed_type
+        if kind is None:
+            check_label(cond, config.num_class_embeds or 0)
+        elif set(cond) != {"label"}:
+            raise ValueError(f"cond: got {sorted(cond)}, a network with class_embed_type={kind!r} takes ['label']")
+        embedding = self.time_embedding(self._sinusoids(timestep))
+        if not cond:
+            return embedding
+        label = self._sinusoids(cond["label"]) if kind == "timestep" else cond["label"]
+        return embedding + (label if self.class_embedding is None else self.class_embedding(label))
+
+    def _sinusoids(self, t: Array) -> Array:
+        """What is said of numbers [B]. A learned table's first or last row stands for what lies outside it."""
         config = self.config
-        check_label(cond, config.num_class_embeds or 0)
         if self.time_proj is None:
             width = config.block_out_channels[0]
-            told = timesteps(timestep, width, flip=config.flip_sin_to_cos, shift=config.freq_shift)
-        else:
-            learned = config.time_embedding_type == "learned"
-            told = self.time_proj(timestep.astype(jnp.int32) if learned else jnp.log(timestep))
-        embedding = self.time_embedding(told)
-        return embedding if self.class_embedding is None else embedding + self.class_embedding(cond["label"])
+            return timesteps(t, width, flip=config.flip_sin_to_cos, shift=config.freq_shift)
+        if config.time_embedding_type == "learned":
+            return self.time_proj(jnp.clip(t.astype(jnp.int32), 0, (config.num_train_timesteps or 1) - 1))
+        return self.time_proj(jnp.log(t))

@@ -166,17 +166,21 @@ def residual_blocks(levels: Sequence[nnx.Module]) -> list[ResnetBlock]:
 
 
 class TransformerBlock(nnx.Module):
-    """Tokens [B, N, width] attend to one another, then to the text, then pass two layers; each added to what was."""
+    """Tokens [B, N, width] attend to one another, then to the text, then pass two layers; each added to what was.
 
-    def __init__(self, width: int, heads: int, text_width: int, compute: Compute, *, rngs: nnx.Rngs):
+    With `text_alone`, they attend to the text twice; without a text, to one another twice."""
+
+    def __init__(self, width: int, heads: int, text_width: int, compute: Compute, *, text_alone: bool, rngs: nnx.Rngs):
+        self.text_alone = text_alone
         norm = lambda: nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=compute.dtype, rngs=rngs)
         self.norm1, self.norm2, self.norm3 = norm(), norm(), norm()
-        self.attn1 = Attention(width, heads, width // heads, compute, rngs=rngs)
+        first = text_width if text_alone else None
+        self.attn1 = Attention(width, heads, width // heads, compute, context_width=first, rngs=rngs)
         self.attn2 = Attention(width, heads, width // heads, compute, context_width=text_width, rngs=rngs)
         self.ff = FeedForward(width, "geglu", compute, rngs=rngs)
 
-    def __call__(self, x: Array, text: Array) -> Array:
-        x = x + self.attn1(self.norm1(x))
+    def __call__(self, x: Array, text: Array | None) -> Array:
+        x = x + self.attn1(self.norm1(x), text if self.text_alone else None)
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x))
 
@@ -195,6 +199,7 @@ class PixelTransformer(nnx.Module):
         *,
         groups: int,
         linear: bool,
+        text_alone: bool = False,
         rngs: nnx.Rngs,
     ):
         if channels % heads:
@@ -202,11 +207,11 @@ class PixelTransformer(nnx.Module):
         product = Linear if linear else lambda i, o, **options: Conv(i, o, (1, 1), **options)
         self.norm = GroupNorm(channels, groups, 1e-6)
         self.proj_in = product(channels, channels, dtype=compute.dtype, rngs=rngs)
-        make = lambda rngs: TransformerBlock(channels, heads, text_width, compute, rngs=rngs)
+        make = lambda rngs: TransformerBlock(channels, heads, text_width, compute, text_alone=text_alone, rngs=rngs)
         self.transformer_blocks = Stack(make, depth, compute, rngs=rngs)
         self.proj_out = product(channels, channels, dtype=compute.dtype, rngs=rngs)
 
-    def __call__(self, x: Array, text: Array) -> Array:
+    def __call__(self, x: Array, text: Array | None) -> Array:
         b, h, w, c = x.shape
         tokens = along_batch(self.proj_in(self.norm(x))).reshape(b, h * w, c)
         return x + self.proj_out(along_batch(self.transformer_blocks(tokens, text).reshape(x.shape)))

@@ -29,10 +29,10 @@ from flax import nnx
 
 from jdiff.models.compute import PLAIN, Compute
 from jdiff.models.convolution import RESAMPLE, conv, fir_halve, halve
-from jdiff.models.layers import ZERO
+from jdiff.models.functional import Constant
+from jdiff.models.layers import ZERO, check_size
 from jdiff.models.products import Conv
 from jdiff.models.regularize import Regularization, numbered
-from jdiff.models.unet_condition import check_size
 from jdiff.models.unet_edm_blocks import FILTERS, Block, Kind, Mapping, group_norm
 from jdiff.typing import Array, Cond
 
@@ -111,7 +111,7 @@ class EDMUNet(abc.ABC):
         """
         return EDMUNetModule(self, rngs=rngs)
 
-    def constants(self) -> dict[str, np.ndarray]:
+    def constants(self) -> dict[str, Constant]:
         """The filters, which files hold wherever something is halved or doubled."""
         kind, row = self.kind, np.array(self.kind.resample_filter, np.float32)
         down = ["_down.conv0", "_down.skip"]
@@ -120,7 +120,8 @@ class EDMUNet(abc.ABC):
         levels = range(1, len(self.channel_mult))
         names = [f"enc.{self.at(level)}{part}" for level in levels for part in down]
         names += [f"dec.{self.at(level - 1)}{part}" for level in levels for part in up]
-        return {f"{name}.resample_filter": (np.outer(row, row) / row.sum() ** 2)[None, None] for name in names}
+        taps = (np.outer(row, row) / row.sum() ** 2)[None, None]
+        return {f"{name}.resample_filter": Constant(taps.shape, lambda: taps) for name in names}
 
 
 @final

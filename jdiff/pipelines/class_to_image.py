@@ -14,15 +14,11 @@ import numpy as np
 
 from jdiff.models import Compute
 from jdiff.pipelines.draw import drawing, first_state, keys_of, with_solver
+from jdiff.pipelines.fit import check_classes
 from jdiff.pipelines.folder import Folder, read_folder, save_folder
+from jdiff.pipelines.kinds import CLASS_TO_IMAGE
 from jdiff.prediction import LearnedVariance
 from jdiff.typing import Array
-
-KINDS = {
-    "DDPMPipeline": ("scheduler", "unet"),
-    "DDIMPipeline": ("scheduler", "unet"),
-    "DiTPipeline": ("scheduler", "transformer", "vae"),
-}
 
 
 class ClassToImage:
@@ -46,14 +42,21 @@ class ClassToImage:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, *, compute: Compute | None = None, **options: Any
+        cls,
+        source: str | os.PathLike,
+        *,
+        variant: str | None = None,
+        compute: Compute | None = None,
+        **options: Any,
     ) -> "ClassToImage":
         """The pipeline of a folder, or of a repository of the hub: DDPM, DDIM or DiT.
 
-        `options` are those of `interop.from_pretrained`, for each network. Raises ValueError for a folder that does not
+        `variant`: of the weights, such as "fp16", where a part has it. `options` are those of
+        `interop.from_pretrained`, for each network. Raises ValueError for a folder that does not
         fit, FileNotFoundError for one that is not there.
         """
-        return cls(read_folder(source, KINDS, limits={}, compute=compute, **options))
+        told = {"check": check_classes, "encoders": {}, "limits": {}, "variant": variant, "compute": compute}
+        return cls(read_folder(source, CLASS_TO_IMAGE, **told, **options))
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the pipeline with `params`, so that diffusers loads it. Raises ValueError for the folder that it was

@@ -4,7 +4,6 @@ The autoencoder says q(z | x) = N(mean, diag(std^2)) of an image's latents, std 
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +16,9 @@ import numpy as np
 from jdiff.interop import Pretrained, from_pretrained, read_config
 from jdiff.interop.pretrained import located
 from jdiff.models import AutoencoderKL, Network
-from jdiff.pipelines.folder import INDEX
+from jdiff.pipelines.fit import check_tokenizer
+from jdiff.pipelines.folder import INDEX, config_class, read_index
+from jdiff.pipelines.kinds import TEXT_TO_IMAGE
 from jdiff.pipelines.prompts import CLIPS, CONDITIONS, T5, T5_TOKENS
 from jdiff.text import load_tokenizer
 from jdiff.typing import Array
@@ -87,15 +88,23 @@ def prompt_encoder(source: str | os.PathLike) -> PromptEncoder:
     folder = located(source)
     if not (folder / INDEX).exists():
         raise ValueError(f"{folder} is no pipeline: it has no {INDEX}, which says what its text encoders are")
-    index = json.loads((folder / INDEX).read_text())
-    kind = index.get("_class_name")
-    if kind not in CLIPS:
-        raise ValueError(f"{folder} is a {kind}; there are {', '.join(CLIPS)}")
-    there = lambda name: (index.get(name) or [None, None])[1] is not None
+    index = read_index(folder)
+    if index.kind not in TEXT_TO_IMAGE:
+        raise ValueError(f"{folder} is a {index.kind}; there are {', '.join(TEXT_TO_IMAGE)}")
+    kind = TEXT_TO_IMAGE[index.kind].base
+    there = lambda name: name in index.parts
     names = CLIPS[kind] | ({name: tokenizer for name, tokenizer in T5.items() if there(name)})
-    encoders = {name: from_pretrained(folder / name) for name in names}
-    limits = {"text_encoder_3": T5_TOKENS}
-    tokenizers = {name: load_tokenizer(folder / part, limit=limits.get(name)) for name, part in names.items()}
+    missing = [name for name in names if not there(name)]
+    if missing:
+        raise ValueError(f"{folder}: parts missing {missing}")
+    tokenizers, encoders = {}, {}
+    for name, part in names.items():
+        config = read_config(folder / name / "config.json", config_class(index, name, folder))
+        limit, usual = {"text_encoder_3": T5_TOKENS}.get(name), getattr(config, "max_position_embeddings", None)
+        tokenizers[name] = load_tokenizer(folder / part, limit=limit, usual=usual)
+        check_tokenizer(str(folder), part, tokenizers[name], config)
+    for name in names:
+        encoders[name] = from_pretrained(folder / name, expected=config_class(index, name, folder))
     # Stable Diffusion 3 makes prompts as wide as its transformer takes them, whose parameters are not needed.
     networks = encoders | {
         name: Pretrained(read_config(folder / name / "config.json"), _NONE, {}, [])

@@ -9,14 +9,15 @@ Special tokens are found in the text as well. Stable Diffusion 2 and the second 
 "!" in their prompts has the id of padding, in transformers as here.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from jdiff.json_files import read_object
+from jdiff.text.files import checked_tokenizer, read_merges, read_vocabulary
 from jdiff.text.tokenizer import Tokenizer
 
 WORD_END = "</w>"
@@ -25,11 +26,13 @@ WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p
 CLIP = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 CLIP |= {"pad_token": "<|endoftext|>"}
 T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 LARGEST = 10**6  # what is more means "no limit" in tokenizer_config.json
 
 
-def load_tokenizer(folder: str | Path, *, limit: int | None = None) -> Tokenizer:
-    """The tokenizer of a folder. `limit`: of tokens, with begin and end; the folder's model_max_length unless given.
+def load_tokenizer(folder: str | Path, *, limit: int | None = None, usual: int | None = None) -> Tokenizer:
+    """The tokenizer of a folder. `limit`: of tokens, with begin and end; the folder's model_max_length unless given,
+    and `usual` where that says none.
 
     Raises ValueError for a tokenizer that is not CLIP's or T5's, a file that cannot be read, spiece.model alone, no
     limit, and a special token that is not in the vocabulary; FileNotFoundError for a folder without a tokenizer.
@@ -39,11 +42,10 @@ def load_tokenizer(folder: str | Path, *, limit: int | None = None) -> Tokenizer
     backend = _backend(folder, settings)
     backend.no_truncation()
     backend.no_padding()
-    special = {key: settings.get(key) or usual for key, usual in _kind(folder, backend).items()}
+    special = {key: settings.get(key) or token for key, token in _kind(folder, backend).items()}
+    _check_tokens(folder, settings, special)
     _add(folder, backend, settings, special)
-    limit = settings.get("model_max_length") if limit is None else limit
-    if limit is None or limit > LARGEST:
-        raise ValueError(f"limit: {folder} has no model_max_length; CLIP takes 77 tokens, T5 as many as it is given")
+    limit = _length(folder, settings, usual) if limit is None else limit
     vocabulary = backend.get_vocab()
     ids = {key: vocabulary[_text(token)] for key, token in special.items()}
     return Tokenizer(
@@ -51,19 +53,26 @@ def load_tokenizer(folder: str | Path, *, limit: int | None = None) -> Tokenizer
     )
 
 
+def _length(folder: Path, settings: Mapping[str, Any], usual: int | None) -> int:
+    """The limit of a folder that is given none."""
+    length = settings.get("model_max_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1):
+        raise ValueError(f"{folder}: model_max_length must be a number of tokens, got {length!r}")
+    limit = usual if length is None or length > LARGEST else int(length)
+    if limit is None:
+        raise ValueError(f"limit: {folder} has no model_max_length; CLIP takes 77 tokens, T5 as many as it is given")
+    return limit
+
+
 def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-    try:
-        if whole.exists():
-            return tokenizers.Tokenizer.from_file(str(whole))
-        if vocabulary.exists() and merges.exists():
-            return _clip(
-                *models.BPE.read_file(str(vocabulary), str(merges)),
-                _text(settings.get("unk_token") or CLIP["unk_token"]),
-            )
-    except Exception as error:  # the library raises this class and no other
-        files = whole.name if whole.exists() else f"{vocabulary.name} and {merges.name}"
-        raise ValueError(f"{folder}: {files} cannot be read: {error}") from error
+    if whole.exists():
+        text = checked_tokenizer(whole)
+        return _built(folder, whole.name, lambda: tokenizers.Tokenizer.from_str(text))
+    if vocabulary.exists() and merges.exists():
+        words, pairs = read_vocabulary(vocabulary), read_merges(merges)
+        unknown = _text(settings.get("unk_token") or CLIP["unk_token"])
+        return _built(folder, f"{vocabulary.name} and {merges.name}", lambda: _clip(words, pairs, unknown))
     if (folder / "spiece.model").exists():
         raise ValueError(
             f"{folder} holds spiece.model alone. Where transformers and sentencepiece are installed, this makes its "
@@ -71,6 +80,19 @@ def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
             f"save_pretrained('{folder}')\""
         )
     raise FileNotFoundError(f"{folder} holds no tokenizer.json, and no vocab.json with merges.txt")
+
+
+def _built(folder: Path, files: str, build: Callable[[], Any]) -> Any:
+    """What the library builds. Raises ValueError for its errors, and for its panics."""
+    try:
+        return build()
+    except Exception as error:  # the library raises this class and no other
+        raise ValueError(f"{folder}: {files} cannot be read: {error}") from error
+    except BaseException as error:
+        # A panic of the library, which is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{folder}: {files} cannot be read: {error}") from error
 
 
 def _clip(vocabulary: Any, merges: Any, unknown: str) -> tokenizers.Tokenizer:
@@ -112,12 +134,23 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a JSON object: {error}") from error
+    return read_object(path) if path.exists() else {}
+
+
+def _check_tokens(folder: Path, settings: Mapping[str, Any], special: Mapping[str, Any]) -> None:
+    """Raises ValueError for a token that is neither a string nor an object with its content."""
+    tokens = dict(special)
+    listed = settings.get("added_tokens_decoder", {})
+    if not isinstance(listed, Mapping) or not all(key.isdecimal() and len(key) < 10 for key in listed):
+        raise ValueError(f"{folder}: added_tokens_decoder must be an object from ids to tokens")
+    tokens |= {f"added_tokens_decoder {i}": token for i, token in listed.items()}
+    if "unk_token" in settings:
+        tokens |= {"unk_token": settings["unk_token"] or CLIP["unk_token"]}
+    for name, token in tokens.items():
+        flags = {key: token[key] for key in FLAGS if key in token} if isinstance(token, Mapping) else {}
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if not isinstance(text, str) or not text or not all(isinstance(flag, bool) for flag in flags.values()):
+            raise ValueError(f"{folder}: {name} must be a string, or an object with its content, got {token!r}")
 
 
 def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any], special: Mapping[str, Any]) -> None:
@@ -125,14 +158,17 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
     names = {_text(value) for value in special.values()}
     listed = {int(i): _added(token, names) for i, token in settings.get("added_tokens_decoder", {}).items()}
     for text, i in _json(folder / "added_tokens.json").items():
+        if not isinstance(i, int) or not text:
+            raise ValueError(f"{folder / 'added_tokens.json'} must have ids of tokens, got {text!r}: {i!r}")
         listed[int(i)] = AddedToken(text, special=text in names, normalized=text not in names)
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     known |= {token.content for token in listed.values()}
-    backend.add_tokens([listed[i] for i in sorted(listed)])
+    add = lambda tokens: _built(folder, "its added tokens", lambda: backend.add_tokens(tokens))
+    add([listed[i] for i in sorted(listed)])
     absent = [f"{key} {_text(token)!r}" for key, token in special.items() if backend.token_to_id(_text(token)) is None]
     if absent:
         raise ValueError(f"{folder}: not in the vocabulary: {', '.join(absent)}")
-    backend.add_tokens([_added(value, names) for value in special.values() if _text(value) not in known])
+    add([_added(value, names) for value in special.values() if _text(value) not in known])
     wrong = [f"{token.content!r} {i}" for i, token in listed.items() if backend.token_to_id(token.content) != i]
     if wrong:
         raise ValueError(f"{folder}: added tokens do not have the ids that they should: {', '.join(wrong)}")
@@ -141,7 +177,8 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
 def _added(token: str | Mapping[str, Any], special: set) -> AddedToken:
     if isinstance(token, str):
         return AddedToken(token, special=True)
-    flags = {key: token[key] for key in ("lstrip", "normalized", "rstrip", "single_word") if key in token}
+    flags = {key: token[key] for key in FLAGS if key in token}
+    flags.pop("special", None)
     return AddedToken(token["content"], special=token.get("special", False) or token["content"] in special, **flags)
 
 

@@ -151,7 +151,7 @@ def test_published_configs_are_read_and_have_as_many_parameters(name, tmp_path):
 @pytest.mark.parametrize(
     "name, fields, complaint",
     [
-        ("sd_15", {"use_tiling": True}, "unknown use_tiling=True"),
+        ("sd_15", {"scaling_factor": 0}, "scaling_factor: 0 is not above 0"),
         ("sd_15", {"act_fn": "mish"}, "unsupported act_fn='mish'"),
         ("amused", {"norm_type": "spatial"}, "unsupported norm_type='spatial'"),
         ("taesd", {"upsample_fn": "bilinear"}, "unsupported upsample_fn='bilinear'"),

@@ -55,8 +55,36 @@ def test_config_json_holds_the_fields_of_diffusers(folder):
 
 
 def test_every_field_that_does_not_fit_is_named(folder):
-    changed(folder, colour="red", taste=None, dropout=0.5)
-    with pytest.raises(ValueError, match=r"unknown colour='red'; unknown taste=None; unsupported dropout=0.5 \(supp"):
+    changed(folder, norm_type="ada_norm", num_layers="two", patch_size=0, quantization_config={"bits": 4})
+    with pytest.raises(ValueError) as refused:
+        from_pretrained(folder)
+    for named in (
+        "num_layers: 'two' is not a whole number",
+        "patch_size: 0 is not from 1 to 1000000",
+        "unsupported norm_type='ada_norm' (supported: 'ada_norm_zero')",
+        "unsupported quantization_config={'bits': 4} (supported: None)",
+    ):
+        assert named in str(refused.value)
+
+
+def test_fields_that_the_class_does_not_read_are_kept_and_listed(folder, caplog, tmp_path):
+    """Left-overs of other classes and of training are ignored, as diffusers ignores them, and lost by no one."""
+    more = {"decay": 0.9999, "optimization_step": 37000, "use_ema_warmup": False, "colour": ["red"], "dropout": 0.5}
+    changed(folder, **more, norm_num_groups=16, sample_size=8.0)
+    caplog.set_level("DEBUG", "jdiff")
+    loaded = from_pretrained(folder, compute=Compute(scan=False))
+    assert "DiTTransformer2DModel does not read colour, decay, dropout, norm_num_groups" in caplog.text
+    assert dataclasses.replace(loaded.config, compute=CONFIG.compute) == CONFIG
+    save_pretrained(tmp_path / "again", loaded.config, loaded.params)
+    again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert again == json.loads((folder / "config.json").read_text())
+
+
+def test_the_class_of_a_config_of_another_release(folder):
+    changed(folder, _class_name="Transformer2DModel", cross_attention_dim=None, num_vector_embeds=None)
+    assert from_pretrained(folder, expected=DiT).config == CONFIG
+    changed(folder, norm_type="ada_norm_single")
+    with pytest.raises(ValueError, match=r"is a Transformer2DModel with norm_type='ada_norm_single', which is no DiT"):
         from_pretrained(folder)
 
 

@@ -115,7 +115,8 @@ def test_the_published_config_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field, value", [("dense_act_fn", "relu"), ("is_gated_act", False), ("rope", 1), ("is_decoder", True)]
+    "field, value",
+    [("dense_act_fn", "relu"), ("is_gated_act", False), ("quantization_config", 4), ("is_decoder", True)],
 )
 def test_a_field_that_would_change_the_output_is_refused(field, value, tmp_path):
     with pytest.raises(ValueError, match=f"{field}={value!r}"):

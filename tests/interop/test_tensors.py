@@ -128,8 +128,9 @@ INDICES = {
     "outside": (edited(lambda places: places.update(steps="../x.safetensors")), r"outside its folder: \['\.\./x"),
     "name": (edited(lambda places: places.update(extra=places["steps"])), r"not in them \['extra'\]"),
     "unnamed": (edited(lambda places: places.pop("steps") and None), r"not in the index \['steps'\]"),
-    "cut": (edited(lambda places: '{"weight_map": {'), "has no weight_map"),
-    "other": (edited(lambda places: "[]"), "has no weight_map"),
+    "cut": (edited(lambda places: '{"weight_map": {'), "is not JSON"),
+    "other": (edited(lambda places: "[]"), "must hold a JSON object, got a list"),
+    "numbers": (edited(lambda places: places.update(steps=3)), "has no weight_map"),
 }
 
 

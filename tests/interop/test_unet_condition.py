@@ -46,14 +46,58 @@ CONFIGS = {
         "projection_class_embeddings_input_dim": 30,
     },
 }
+SD1 = CONFIGS["sd1"]
+LABELLED = {"projection_class_embeddings_input_dim": 6}
+CONFIGS |= {
+    "upscaler": {
+        **SD1,
+        "in_channels": 7,
+        "only_cross_attention": (True, False),
+        "num_class_embeds": 5,
+        "center_input_sample": True,
+        "mid_block_scale_factor": 1.5,
+    },
+    # Those of Kolors besides, and a value for each level.
+    "lcm": {
+        **SD1,
+        "time_cond_proj_dim": 6,
+        "encoder_hid_dim": 5,
+        "conv_in_kernel": 5,
+        "conv_out_kernel": 1,
+        "act_fn": "swish",
+        "sample_size": (8, 12),
+        "layers_per_block": (1, 2),
+        "attention_head_dim": (2, 4),
+        "upcast_attention": True,
+    },
+    "geowizard": {**SD1, **LABELLED, "class_embed_type": "projection", "only_cross_attention": True},
+    "audioldm": {
+        **SD1,
+        **LABELLED,
+        "class_embed_type": "simple_projection",
+        "class_embeddings_concat": True,
+        "cross_attention_dim": (8, 16),
+    },
+    "timestep": {**SD1, "class_embed_type": "timestep"},
+    "identity": {**SD1, "class_embed_type": "identity"},
+}
 TIMESTEP = np.array([999.0, 1.0], np.float32)
 
 
 def conditions(config):
     """Those that a config asks for, as numpy."""
-    cond = {"text": images(2, 5, config["cross_attention_dim"], seed=2)}
-    if "num_class_embeds" in config:
+    width = config.get("encoder_hid_dim", config["cross_attention_dim"])
+    alone = width == config["block_out_channels"]
+    width = width[0] if isinstance(width, tuple) else width
+    cond = {} if alone else {"text": images(2, 5, width, seed=2)}
+    labels = {"timestep": np.array([7.0, 950.0], np.float32), "identity": images(2, 32, seed=4)}
+    labels |= dict.fromkeys(("projection", "simple_projection"), images(2, 6, seed=4))
+    if "class_embed_type" in config:
+        cond["label"] = labels[config["class_embed_type"]]
+    elif "num_class_embeds" in config:
         cond["label"] = np.array([4, 0])
+    if "time_cond_proj_dim" in config:
+        cond["timestep_cond"] = images(2, config["time_cond_proj_dim"], seed=5)
     if "addition_embed_type" in config:
         cond["pooled"] = images(2, 6, seed=3)
         cond["time_ids"] = np.array([[1024, 768, 0, 16, 1024, 1024], [64, 64, 3, 5, 32, 32]], np.float32)
@@ -69,8 +113,11 @@ def test_it_computes_what_diffusers_computes(name, tmp_path):
         added = {"text_embeds": "pooled", "time_ids": "time_ids"} if "pooled" in cond else {}
         added = {name: torch.tensor(cond[key]) for name, key in added.items()}
         label = torch.tensor(cond["label"]) if "label" in cond else None
-        text = torch.tensor(cond["text"])
-        return model(x, torch.tensor(TIMESTEP), text, class_labels=label, added_cond_kwargs=added).sample
+        given = {"class_labels": label, "added_cond_kwargs": added}
+        if "timestep_cond" in cond:
+            given["timestep_cond"] = torch.tensor(cond["timestep_cond"])
+        text = torch.tensor(cond["text"]) if "text" in cond else None
+        return model(x, torch.tensor(TIMESTEP), text, **given).sample
 
     def ours(network, params, x):
         return network.apply(params, x, jnp.asarray(TIMESTEP), jax.tree.map(jnp.asarray, cond))

@@ -48,7 +48,7 @@ def test_what_the_second_predicts_is_asked(tokenizer, tmp_path, given, expected,
 
 WIDE = {f"{NETWORK}input_blocks.0.0.weight": np.zeros((32, 9, 3, 3), np.float32)}
 REFUSED = {
-    "prediction": ("1", {"prediction_type": "flow"}, "prediction_type='flow' is not supported; there are epsilon"),
+    "prediction": ("1", {"prediction_type": "flow"}, "prediction_type=.flow. is not supported"),
     "velocity": ("3", {"prediction_type": "epsilon"}, "Stable Diffusion 3, which predicts a velocity, not 'epsilon'"),
     "tokenizer": ("XL", {}, "takes tokenizer, tokenizer_2; given are tokenizer$"),
     "too many": ("1", {"tokenizer_2": "folder"}, "takes tokenizer; given are tokenizer, tokenizer_2"),
