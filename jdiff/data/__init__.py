@@ -4,6 +4,7 @@ from jdiff.data.config import Data, Latents, open_source, training_batches
 from jdiff.data.folder import FolderSource
 from jdiff.data.openmoji import CREDIT, OpenMojiSource
 from jdiff.data.pipeline import Batch, batches, floats, ordered, stream
+from jdiff.data.replaced import Replaced
 from jdiff.data.sources import ArraySource, Row, Source, Split, find_class
 from jdiff.data.tfds import TFDSSource
 
@@ -15,6 +16,7 @@ __all__ = [
     "FolderSource",
     "Latents",
     "OpenMojiSource",
+    "Replaced",
     "Row",
     "Source",
     "Split",

@@ -8,6 +8,7 @@ from jdiff.data.folder import FolderSource
 from jdiff.data.kinds import SubsetName
 from jdiff.data.openmoji import CREDIT, OpenMojiSource
 from jdiff.data.pipeline import Batch, batches, stream
+from jdiff.data.replaced import Replaced
 from jdiff.data.sources import Source, Split
 from jdiff.data.tfds import TFDSSource
 
@@ -35,6 +36,8 @@ class Data:
     """Mirror half of the images at random. Turn off where left and right matter, as in letters and flags."""
     jitter: float = 0.0
     """Strength, below 1, of random changes of brightness, contrast and saturation; needs bucket_step."""
+    max_replaced: float = 0.05
+    """Share of a view's rows that may be replaced since they cannot be read; the run stops above it."""
 
     @property
     def channels(self) -> int:
@@ -59,6 +62,7 @@ class Data:
             raise ValueError(f"bucket_step needs view, a view to train on; got bucket_step={self.bucket_step} alone")
         if self.bucket_step is not None and (self.bucket_step < 1 or self.size % self.bucket_step):
             raise ValueError(f"bucket_step must divide size {self.size}; got {self.bucket_step}")
+        _check_share("max_replaced", self.max_replaced)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be in [0, 1); got {self.jitter}")
         if self.jitter and self.bucket_step is None:
@@ -80,6 +84,8 @@ class Latents:
     """Of the latents."""
     tokens: int = 0
     """Of a caption's encoding; 0 for a network that takes no captions."""
+    max_replaced: float = 0.05
+    """Share of the rows that may be replaced since they cannot be read; the run stops above it."""
 
     @property
     def credit(self) -> str | None:
@@ -90,6 +96,12 @@ class Latents:
         for field, least in (("size", 1), ("channels", 1), ("tokens", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field} must be at least {least}; got {getattr(self, field)}")
+        _check_share("max_replaced", self.max_replaced)
+
+
+def _check_share(field: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"{field} must be in [0, 1]; got {share}")
 
 
 def open_source(data: Data | Latents, split: Split) -> Source:
@@ -125,6 +137,7 @@ def training_batches(
     caption_dropout: float = 0.0,
     start: int,
     put: Callable[[Batch], Any],
+    replaced: Replaced | None = None,
     host: int = 0,
     hosts: int = 1,
 ) -> Iterator[Any]:
@@ -133,8 +146,10 @@ def training_batches(
 
     All batches have one shape or, with `bucket_step` or latents that were encoded so, each the shape of its bucket.
     With `bucket_step` the pictures that `put` is given are uint8, for `floats`. A share `caption_dropout` of encoded
-    captions is replaced by that of "".
+    captions is replaced by that of "". `replaced` counts the rows that stand for others; reading raises ValueError
+    where they are too many.
     """
+    put = (replaced or Replaced(data.max_replaced)).counting(put, batch_size)
     if isinstance(data, Latents):
         from jdiff.data.latents import LatentSource, LatentStream
 

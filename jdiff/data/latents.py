@@ -120,12 +120,14 @@ class LatentStream:
         part = slice(host * size, (host + 1) * size)
         index = (step * self._order.batch_size + np.arange(self._order.batch_size, dtype=np.int64))[part]
         without = uniform(index, self._seed, "caption dropout") < self._dropout
-        examples = []
+        examples, reasons = [], []
         for row, bare in zip(rows[part], without, strict=True):
             read = lambda number, bare=bool(bare): self._source.read(number, bare)
-            example = readable(int(row), self._order.rows[bucket], read, self._source.shard)[0]
+            example, _, reason = readable(int(row), self._order.rows[bucket], read, self._source.shard)
             examples.append(example | example.pop("caption", {}))
-        return {name: np.stack([example[name] for example in examples]) for name in examples[0]} | {"index": index}
+            reasons.append(reason)
+        stacked = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+        return stacked | {"index": index, "reject": np.array(reasons)}
 
     def batches(
         self, start: int, *, host: int = 0, hosts: int = 1, put: Callable[[Batch], Any] | None = None

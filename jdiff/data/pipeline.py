@@ -17,7 +17,8 @@ from jdiff.data.order import coin, drawn, rows_at
 from jdiff.data.sources import Source
 
 Batch = dict[str, np.ndarray]
-"""image: float32 [B, height, width, 3] in [-1, 1]; label: int32 [B], where there are classes; index: int64 [B]."""
+"""image: float32 [B, height, width, 3] in [-1, 1]; label: int32 [B], where there are classes; index: int64 [B]; reject:
+text [B], "" or why another row stands there, where rows are replaced that cannot be read."""
 
 _THREADS = 2
 _BATCHES_AHEAD = 4
@@ -105,4 +106,6 @@ def _collate(source: Source, rows: np.ndarray, index: np.ndarray) -> Batch:
     batch = {"image": floats(image), "index": index}
     if source.class_names:
         batch["label"] = np.array([example["label"] for example in examples], np.int32)
+    if examples and "reject" in examples[0]:
+        batch["reject"] = np.array([example.get("reject", "") for example in examples])
     return batch

@@ -1,4 +1,8 @@
-"""Examples of a view by offset: shards are opened when first needed, and what has changed since is told apart."""
+"""Examples of a view by offset: shards are opened when first needed, and those that changed since are told apart.
+
+A row with the SHA-256 of its image is proved by that. Without one, as in an index of headers alone, the shard must have
+the stamp that the index saw.
+"""
 
 import collections
 import hashlib
@@ -62,6 +66,8 @@ class Shards:
     def __init__(self, shards: list[tuple[str, str]]):
         self._shards = shards
         self._readers: collections.OrderedDict[int, Reader | RecordReader] = collections.OrderedDict()
+        self._unchanged: dict[int, bool] = {}
+        """Of open shards, whether they have the stamp that the index saw; asked for rows without a digest alone."""
         self._silent: dict[int, float] = {}
         self._lock = threading.Lock()
 
@@ -77,7 +83,10 @@ class Shards:
         if time.monotonic() < self._silent.get(row["shard"], 0.0):
             raise RejectError("shard cannot be read")
         try:
-            data = self._reader(row["shard"]).read(row["offset"], row["size"])
+            reader = self._reader(row["shard"])
+            if not row["sha256"] and not self._is_unchanged(row["shard"], reader):
+                raise RejectError("shard has changed")
+            data = reader.read(row["offset"], row["size"])
         except OSError as error:
             if isinstance(error, TimeoutError):
                 self._silent[row["shard"]] = time.monotonic() + _SILENCE
@@ -87,7 +96,8 @@ class Shards:
     def begin(self, row: dict[str, Any]) -> Callable[[], bytes]:
         """`read`, begun: what is called gives the bytes, or raises. What must be waited for is waited for together."""
         reader = self._readers.get(row["shard"])
-        data = reader.ready(row["offset"], row["size"]) if isinstance(reader, Reader) else None
+        known = row["sha256"] or self._unchanged.get(row["shard"])
+        data = reader.ready(row["offset"], row["size"]) if known and isinstance(reader, Reader) else None
         return begun(lambda: self.read(row)).result if data is None else lambda: _checked(data, row)
 
     def _reader(self, shard: int) -> Reader | RecordReader:
@@ -96,6 +106,7 @@ class Shards:
         if reader is None:
             # Not under the lock: others need not wait. Where two open it at once, one of them is let go.
             reader = opened(self._shards[shard][0])
+            self._unchanged.pop(shard, None)
         with self._lock:
             reader = self._readers.setdefault(shard, reader)
             self._readers.move_to_end(shard)
@@ -103,6 +114,13 @@ class Shards:
                 # A reader that is pushed out closes its file when the last thread that reads from it lets it go.
                 self._readers.popitem(last=False)
             return reader
+
+    def _is_unchanged(self, shard: int, reader: Reader | RecordReader) -> bool:
+        """Whether the stamp of a shard is the index's, which may go on with that of the table beside the shard."""
+        if shard not in self._unchanged:
+            recorded = self._shards[shard][1]
+            self._unchanged[shard] = not recorded or f"{recorded}+".startswith(f"{reader.stamp}+")
+        return self._unchanged[shard]
 
 
 def _checked(data: bytes, row: dict[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ read in, and how they become batches, is decided elsewhere (`jdiff.data.pipeline
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class Row(TypedDict):
     """Position in `class_names`; 0, and without meaning, where a source has no classes."""
     caption: str
     """"" where a source has no captions."""
+    reject: NotRequired[str]
+    """Of a source that replaces rows which it cannot read: "", or why this one stands for another."""
 
 
 class Source(Protocol):

@@ -52,7 +52,8 @@ class ViewSource:
             own = described if number == asked else self._view.row(number)
             data = image() if number == asked else self._shards.read(own)
             shown = crop(data, (self._size, self._size), (0.5, 0.5), False)
-            return {"image": shown.image, "label": 0, "caption": own["caption"]}
+            return {"image": shown.image, "label": 0, "caption": own["caption"], "reject": ""}
 
         shard = lambda number: self._shards.name(self._view.row(number))
-        return readable(asked, self._rows, read, shard)[0]
+        row, _, reason = readable(asked, self._rows, read, shard)
+        return row if not reason else {**row, "reject": reason}

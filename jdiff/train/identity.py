@@ -23,7 +23,8 @@ from jdiff.train.paths import FIELDS
 _FREE = (
     "name", "sampling", "mesh", "accumulate", "network.compute.remat", "network.compute.scan",
     "faults.rollbacks", "faults.hang_seconds", "faults.check_every", "keep", "log_every", "checkpoint_every",
-    "checkpoint_minutes", "sample_every", "snapshot_every", "steps", *(f"data.{field}" for field in FIELDS),
+    "checkpoint_minutes", "sample_every", "snapshot_every", "steps", "data.max_replaced",
+    *(f"data.{field}" for field in FIELDS),
 )  # fmt: skip
 _SHOWN = 5
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import pictures
-from jdiff.data import Source, open_source
+from jdiff.data import FolderSource, Replaced, Source, open_source
 from jdiff.experiment import Experiment, fingerprint
 from jdiff.locks import locked
 from jdiff.parallel import summary, wait_for_all
@@ -102,6 +102,8 @@ def _train(experiment: Experiment, directory: Path, check: Callable[[], None]) -
         view = shown(trainer, source)
         held_out = held_out_loss(trainer) if experiment.keep.metric == "held_out_loss" else None
         _claim(directory, experiment, source)
+    if isinstance(source, FolderSource) and source.skipped:
+        _say(f"files left out: {', '.join(f'{reason} {count}' for reason, count in source.skipped.items())}")
     if trainer.mesh.size > trainer.mesh.shape["data"]:
         axes = " x ".join(f"{axis} {size}" for axis, size in trainer.mesh.shape.items() if size > 1)
         _say(f"mesh: {axes}; {summary(trainer.layout())}")
@@ -201,7 +203,8 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
     experiment, faults = trainer.experiment, trainer.experiment.faults
     done = goodput.start = int(state.step)
     step = trainer.step()
-    data = trainer.batches(loop.source, done)
+    replaced = Replaced(experiment.data.max_replaced)
+    data = trainer.batches(loop.source, done, replaced)
     before: tuple[Any, ...] = ()  # the metrics of the step before, looked at when its successor is on its way
     first: dict[str, float] = {}  # those of the first update that was skipped
     losses: list[float] = []  # since the last checkpoint
@@ -240,7 +243,7 @@ def _updates(loop: _Loop, state: TrainState) -> TrainState:
                 loop.check()
             if log:
                 values = {name: metrics[name].item() for name in metrics}
-                run.append(directory / "metrics.jsonl", {"step": number, **values})
+                run.append(directory / "metrics.jsonl", {"step": number, **values, **replaced.metrics(number)})
                 rate = progress.show(number, values["loss"])
                 line = {"step": number, "images_per_second": rate, **goodput.line()}
                 run.append(directory / "throughput.jsonl", line)

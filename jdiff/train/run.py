@@ -2,7 +2,8 @@
 
 config.json        the experiment, all fields resolved, paths from the root
 manifest.json      versions, devices, XLA flags, the data's fingerprint
-metrics.jsonl      one line every `log_every` steps; no clock in it: the same run writes the same bytes
+metrics.jsonl      one line every `log_every` steps; no clock in it: the same run writes the same bytes. `replaced`
+                   is how many rows of the first process since the last line could not be read, and why
 held_out.jsonl     the loss on held-out data at each checkpoint, where `keep.metric` asks for it
 throughput.jsonl   images a second, by the clock
 checkpoints/       `checkpoint.py`

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from jdiff.data import Batch, Data, Latents, Source, open_source, training_batches
+from jdiff.data import Batch, Data, Latents, Replaced, Source, open_source, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import MMDiT, Network, UNet2DCondition, build
 from jdiff.parallel import (
@@ -114,9 +114,10 @@ class Trainer:
         """What an update is made of."""
         return self.experiment, self.network, _optimizer(self.experiment), self.num_classes
 
-    def batches(self, source: Source, start: int) -> Iterator[Any]:
-        """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use."""
-        return self._stream(self.experiment.data, source, start, self.experiment.label_dropout)
+    def batches(self, source: Source, start: int, replaced: Replaced | None = None) -> Iterator[Any]:
+        """What the step takes of the batches of steps `start`, start + 1, ..., on the devices ahead of use. `replaced`
+        counts the rows that could not be read."""
+        return self._stream(self.experiment.data, source, start, self.experiment.label_dropout, replaced)
 
     def held_out(self, most: int) -> list[Any]:
         """Batches of held-out examples on the devices, in squares where they are images: each example once, or `most`
@@ -128,7 +129,14 @@ class Trainer:
         count = min(most, -(-len(source) // self.experiment.batch_size))
         return list(itertools.islice(self._stream(data, source, 0, 0.0), count))
 
-    def _stream(self, data: Data | Latents, source: Source, start: int, caption_dropout: float) -> Iterator[Any]:
+    def _stream(
+        self,
+        data: Data | Latents,
+        source: Source,
+        start: int,
+        caption_dropout: float,
+        replaced: Replaced | None = None,
+    ) -> Iterator[Any]:
         wanted = self.abstract_batch
 
         def placed(batch: Batch) -> Any:
@@ -144,6 +152,7 @@ class Trainer:
             caption_dropout=caption_dropout,
             start=start,
             put=placed,
+            replaced=replaced,
             host=host,
             hosts=hosts,
         )

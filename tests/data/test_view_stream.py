@@ -287,7 +287,7 @@ def test_training_takes_a_view_as_any_other_data(view, folder):
     assert sorted(captions) == sorted(f"plain {n}" for n in range(ROWS))
     assert 0 < len(sides[1]) < 30 and sides[0].fingerprint != sides[1].fingerprint
     batch = batches(sides[0], batch_size=8, seed=0, flip=True)[3]
-    assert batch["image"].shape == (8, 16, 16, 3) and batch.keys() == {"image", "index"}
+    assert batch["image"].shape == (8, 16, 16, 3) and batch.keys() == {"image", "index", "reject"}
     weighted = open_source(Data(view=str(build(folder, "odd", weight="n % 2")), size=16), "train")
     assert all(int(weighted[row]["caption"].split()[1]) % 2 for row in range(len(weighted)))
 
