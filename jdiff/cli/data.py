@@ -183,7 +183,7 @@ def _filter(arguments: Filter) -> None:
         repairs=tuple(rule.strip() for rule in arguments.repair.split(",") if rule.strip()),
         tags=arguments.tags,
         captions=arguments.captions,
-        opt_out=tuple(arguments.opt_out.read_text().splitlines()) if arguments.opt_out else (),
+        opt_out=_lines(arguments.opt_out) if arguments.opt_out else (),
     )
     made = make_view(arguments.index, arguments.out, recipe)
     told = ["recaptioned"] if arguments.captions else []
@@ -191,6 +191,13 @@ def _filter(arguments: Filter) -> None:
     figures = {"out": str(arguments.out), "rows": made["rows"], "fingerprint": made["fingerprint"]} | counts
     lines = [f"{name}: {count}" for name, count in counts.items()]
     show(arguments, figures, f"{arguments.out}: {made['rows']} rows, fingerprint {made['fingerprint'][:8]}", *lines)
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text("utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"opt_out {path} must be UTF-8: {error}") from error
 
 
 def _dedup(arguments: Dedup) -> None:

@@ -14,7 +14,6 @@ import collections
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +26,16 @@ import pyarrow as pa
 from jdiff.data.buckets import Buckets, Crop, crop
 from jdiff.data.headers import RejectError
 from jdiff.data.reader import Reader
+from jdiff.data.sealed import replacing, seal
 from jdiff.data.shards import Shards
-from jdiff.data.tar import members
+from jdiff.data.tar import ShardError, members
 from jdiff.data.view import View
+from jdiff.data.walk import name_of
+from jdiff.json_files import read_object
 
 Tell = Callable[[int, int], None]
 PLAN = "encoded.json"
-_PLACE = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
+_PLACE = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64(), "sha256": pa.binary(32)}
 LATENTS = pa.schema(
     {"row": pa.int64()}
     | _PLACE
@@ -49,14 +51,15 @@ def claim(out: Path, plan: dict[str, Any]) -> None:
         raise ValueError(f"out must be a folder; {out} is a file")
     record, text = out / PLAN, json.dumps(plan, indent=2, sort_keys=True) + "\n"
     if record.exists():
-        before = json.loads(record.read_text())
+        before = read_object(record)
         if before != json.loads(text):
             names = sorted(name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name))
             raise ValueError(f"out {out} was encoded from something else, differing in {', '.join(names)}")
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"out {out} is not empty and holds nothing encoded; choose an empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    _write_whole(record, text.encode())
+    with replacing(record) as unfinished:
+        unfinished.write_text(text)
 
 
 def encode_images(
@@ -154,9 +157,9 @@ def encode_captions(
             _write_tar(path, parts(captions))
         progress(place + 1, len(chunks))
     found = []
-    for place, _, name, offset, size in _members(folder, len(chunks)):
+    for place, reader, name, offset, size in _members(folder, len(chunks)):
         caption, kind, _ = name.split(".")
-        found.append((bytes.fromhex(caption), kind, place, offset, size))
+        found.append((bytes.fromhex(caption), kind, place, offset, size, _digest(reader, offset, size)))
     _write_table(out / "texts.arrow", TEXTS, sorted(found))
     encoded = len({row[0] for row in found})
     return {"captions": encoded} | (
@@ -174,7 +177,7 @@ def _finish_latents(folder: Path, shards: int, table: Path) -> dict[str, int]:
     for place, reader, name, offset, size in _members(folder, shards):
         row, _, kind = name.partition(".")
         if kind == "npy":
-            places[row] = (offset, size)
+            places[row] = (offset, size, _digest(reader, offset, size))
             continue
         record = json.loads(reader.read(offset, size))
         if "reject" in record:
@@ -189,9 +192,19 @@ def _finish_latents(folder: Path, shards: int, table: Path) -> dict[str, int]:
 
 def _members(folder: Path, shards: int) -> Iterable[tuple[int, Reader, str, int, int]]:
     for place in range(shards):
-        with Reader(str(folder / f"{place:05}.tar")) as reader:
-            for member in members(reader.read, reader.length):
-                yield place, reader, member.name, member.offset, member.size
+        path = folder / f"{place:05}.tar"
+        with Reader(name_of(path)) as reader:
+            try:
+                for member in members(reader.read, reader.length):
+                    if member.fault:
+                        raise ShardError(member.fault)
+                    yield place, reader, member.name, member.offset, member.size
+            except ShardError as damage:
+                raise ValueError(f"{path} is damaged: {damage}; remove it, and the same command goes on") from damage
+
+
+def _digest(reader: Reader, offset: int, size: int) -> bytes:
+    return hashlib.sha256(reader.read(offset, size)).digest()
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -202,25 +215,17 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _write_tar(path: Path, parts: Iterable[tuple[str, bytes]]) -> None:
     path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with tarfile.open(unfinished, "w") as tar:
+    with replacing(path) as unfinished, tarfile.open(unfinished, "w") as tar:
         for name, data in parts:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o644
             tar.addfile(member, io.BytesIO(data))
-    os.replace(unfinished, path)
 
 
 def _write_table(path: Path, schema: pa.Schema, rows: list[tuple[Any, ...]]) -> None:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
-    file = io.BytesIO()
-    with pa.ipc.new_file(file, schema) as writer:
-        writer.write_table(table)
-    _write_whole(path, file.getvalue())
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_table(table)
+        seal(unfinished)

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from jdiff.data.encode import LATENTS, PLAN, TEXTS, mark
+from jdiff.data.limits import RejectError
+from jdiff.data.sealed import check_seal
 from jdiff.data.shards import Shards
+from jdiff.data.walk import name_of
+from jdiff.json_files import read_object
+
+_MAX_SIZE = 2**30
 
 
 class Encoded:
@@ -25,17 +31,18 @@ class Encoded:
     def __init__(self, folder: str | Path):
         folder = Path(folder)
         try:
-            self.plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
-            self.table = _read(folder / "latents.arrow", LATENTS)
-            self._texts = _read(folder / "texts.arrow", TEXTS) if self.plan["text"] else TEXTS.empty_table()
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise ValueError(f"{folder} is not encoded, or not to the end; `jdiff data encode` goes on") from error
+            self.plan: dict[str, Any] = _checked_plan(read_object(folder / PLAN))
+            self.table = _read(folder, "latents", LATENTS)
+            self._texts = _read(folder, "texts", TEXTS) if self.plan["text"] else TEXTS.empty_table()
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise ValueError(
+                f"{folder} is not encoded, or not to the end: {error}; `jdiff data encode` goes on"
+            ) from error
         # In their order, and mapped as the tables are: looked up in the file.
         self._captions = hashes(self._texts["caption"])
-        count = lambda kind: len(list((folder / kind).glob("*.tar")))
         self._latents, self._encodings = (
-            Shards([(str(folder / kind / f"{number:05}.tar"), "") for number in range(count(kind))])
-            for kind in ("latents", "texts")
+            Shards([(name_of(folder / kind / f"{number:05}.tar"), "") for number in range(_shards(table))])
+            for kind, table in (("latents", self.table), ("texts", self._texts))
         )
 
         marks = [repr(self.plan)] + [_marked(folder / f"{kind}.arrow") for kind in ("latents", "texts")]
@@ -58,9 +65,11 @@ class Encoded:
         return self.table.slice(number, 1).to_pylist()[0]
 
     def latents(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation, float16 [h, w, c], before they are scaled."""
-        mean, std = _array(self._latents, self.row(number))
-        return mean, std
+        """Mean and standard deviation, float16 [h, w, c], before they are scaled. Raises `RejectError`."""
+        moments = _array(self._latents, self.row(number))
+        if moments.ndim != 4 or len(moments) != 2:
+            raise RejectError("latents cannot be read")
+        return moments[0], moments[1]
 
     def text(self, caption: str | bytes) -> dict[str, np.ndarray]:
         """What the text encoders gave for a caption, or for the caption of that SHA-256. Raises KeyError for others."""
@@ -90,12 +99,57 @@ def _marked(table: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def _checked_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan. Raises ValueError, naming the field, where it lacks one or has another kind of value."""
+    number = lambda value: isinstance(value, int | float) and math.isfinite(value)
+    side = lambda value: isinstance(value, int) and value > 0
+    pairs = lambda value: all(isinstance(pair, list) and len(pair) == 2 and all(map(side, pair)) for pair in value)
+    good = {
+        "text": lambda text: text is None or isinstance(text, str),
+        "autoencoder": lambda text: isinstance(text, str),
+        "buckets": lambda shapes: isinstance(shapes, list) and bool(shapes) and pairs(shapes),
+        "scaling": lambda scaling: (
+            isinstance(scaling, dict)
+            and all(
+                isinstance(scaling.get(name), list) and all(map(number, scaling[name])) for name in ("shift", "scale")
+            )
+        ),
+    }
+    for field, fits in good.items():
+        if field not in plan or not fits(plan[field]):
+            raise ValueError(f"{PLAN}: {field} cannot be {plan.get(field)!r:.100}")
+    return plan
+
+
+def _read(folder: Path, name: str, schema: pa.Schema) -> pa.Table:
+    path = folder / f"{name}.arrow"
+    if wrong := check_seal(path):
+        raise ValueError(f"{path.name} {wrong}")
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     if table.schema != schema:
-        raise ValueError("it has other columns, as of another version")
+        raise ValueError(f"{path.name} has other columns, as of another version")
+    table.validate(full=True)
+    for column in schema.names:
+        if table[column].null_count:
+            raise ValueError(f"{path.name}: column {column} must have a value in every row")
+    for column, least, most in (("shard", 0, 10**6), ("offset", 0, 2**62), ("size", 1, _MAX_SIZE)):
+        values = table[column].to_numpy()
+        if len(values) and not least <= values.min() <= values.max() <= most:
+            raise ValueError(f"{path.name}: column {column} must be in {least}..{most}; got {values.max()}")
     return table
 
 
+def _shards(table: pa.Table) -> int:
+    return int(table["shard"].to_numpy().max(initial=-1)) + 1
+
+
 def _array(shards: Shards, row: dict[str, Any]) -> np.ndarray:
-    return np.load(io.BytesIO(shards.read(row | {"sha256": None})), allow_pickle=False)
+    """An array of float16. Raises `RejectError`."""
+    data = shards.read(row)
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise RejectError("latents cannot be read") from error
+    if array.dtype != np.float16:
+        raise RejectError("latents cannot be read")
+    return array

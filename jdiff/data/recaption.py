@@ -8,7 +8,8 @@ import hashlib
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from jdiff.data.side_files import read_parquet
 
 _COLUMNS = ("shard", "key", "caption")
 
@@ -19,9 +20,9 @@ def read_captions(path: Path) -> tuple[pa.Table, str]:
     Raises ValueError, naming the file, where it cannot be read, lacks a column, or has two captions for an example.
     """
     try:
-        table = pq.read_table(path)
-        mark = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, pa.ArrowInvalid) as error:
+        data = path.read_bytes()
+        table, mark = read_parquet(data, None), hashlib.sha256(data).hexdigest()
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise ValueError(f"captions {path} must be a Parquet file: {error}") from error
     texts = {
         field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)

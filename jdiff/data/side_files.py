@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from jdiff.data.reader import Reader, stamp
 
+_MAX_ROWS, _MAX_BYTES = 2**20, 2**30
 _HTTP = re.compile(r"HTTP Error (\d{3})")
 
 
@@ -46,9 +47,9 @@ def read_side(shard: str) -> Side:
     with Reader(name) as reader:
         data = reader.read(0, reader.length)
     try:
-        rows = pq.read_table(io.BytesIO(data)).to_pylist()
+        rows = read_parquet(data, _MAX_ROWS).to_pylist()
         keys = [row.pop("key") for row in rows]
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"{name}, beside {shard}, must be a table with a column key, as img2dataset writes it: {error}; write it "
             f"anew, or remove it"
@@ -60,6 +61,19 @@ def read_side(shard: str) -> Side:
     }
     fields = {str(key): _plain(row) for key, row in zip(keys, rows, strict=True)}
     return Side(fields, failed)
+
+
+def read_parquet(data: bytes, most: int | None) -> pa.Table:
+    """The table in a Parquet file of strangers, checked in full; of at most `most` rows, if given. A small file may
+    hold any number of equal rows. Raises ValueError or `pa.ArrowException` where it cannot be read."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    rows, size = (sum(getattr(group, name) for group in groups) for name in ("num_rows", "total_byte_size"))
+    if size > _MAX_BYTES or (most is not None and rows > most):
+        raise ValueError(f"it has {rows} rows of {size} bytes; at most {most or 'any'} of {_MAX_BYTES} are read")
+    table = file.read()
+    table.validate(full=True)
+    return table
 
 
 def _beside(shard: str) -> str:
