@@ -42,9 +42,11 @@ class Prompts:
     long: str = "refuse"
     """What becomes of a prompt of too many tokens: "refuse" or "chunk"."""
     weights: bool = False
-    """Read "(word:1.3)" in prompts as a weight."""
+    """Read "(word:1.3)" in prompts as a weight, and BREAK as the beginning of another piece."""
     chunk: int = 4
     """Pictures drawn at once."""
+    variant: str | None = None
+    """Of the weights, such as "fp16", where a part of the folder has it."""
     dtype: str = "float32"
     """Of activations: "float32", "bfloat16" or "float16"."""
     out: Path = Path("samples")
@@ -60,7 +62,9 @@ def main(words: list[str]) -> None:
             raise ValueError(f"--{field} must be at least 1, got {getattr(arguments, field)}")
     if not arguments.prompts:
         raise ValueError("a prompt is missing: jdiff sample --from FOLDER PROMPT")
-    pipeline = TextToImage.from_pretrained(arguments.folder, compute=Compute(dtype=arguments.dtype))
+    pipeline = TextToImage.from_pretrained(
+        arguments.folder, variant=arguments.variant, compute=Compute(dtype=arguments.dtype)
+    )
     names = ("steps", "guidance", "solver", "height", "width", "long", "weights")
     options = {name: getattr(arguments, name) for name in names}
     jobs = [(prompt, arguments.seed + i) for prompt in arguments.prompts for i in range(arguments.n)]

@@ -50,9 +50,9 @@ MOST_FLOAT = 1e38
 POSITIVE = {"norm_eps", "layer_norm_eps", "layer_norm_epsilon", "scaling_factor", "mid_block_scale_factor"}
 POSITIVE |= {"latents_std", "latent_magnitude"}
 # Counts of blocks, of which more are read than of anything else.
-DEPTHS = {"layers_per_block": 64, "num_blocks": 64, "num_encoder_blocks": 64, "num_decoder_blocks": 64}
+DEPTHS = {"layers_per_block": 16, "num_blocks": 16, "num_encoder_blocks": 16, "num_decoder_blocks": 16}
 DEPTHS |= {"num_layers": 1000, "num_hidden_layers": 1000, "transformer_layers_per_block": 1000}
-LEVELS = {"block_out_channels": 16, "channel_mult": 16, "num_encoder_blocks": 16, "num_decoder_blocks": 16}
+LEVELS = {"block_out_channels": 8, "channel_mult": 8, "num_encoder_blocks": 8, "num_decoder_blocks": 8}
 
 
 def read_config(path: Path, expected: type | None = None) -> Any:

@@ -36,10 +36,9 @@ def _pieces(tokens: Tokens) -> Array:
 
 
 def _joined(embeddings: Array, tokens: Tokens) -> Array:
-    """Embeddings [B * pieces, N, D] of tokens -> [B, pieces * N, D], with their weights."""
-    batch = tokens.ids.shape[0]
-    weights = jnp.reshape(tokens.weights, (batch, -1))
-    return emphasized(embeddings.reshape(batch, -1, embeddings.shape[-1]), weights)
+    """Embeddings [B * pieces, N, D] of tokens -> [B, pieces * N, D], with their weights; each piece keeps its mean."""
+    weighted = emphasized(embeddings, jnp.reshape(tokens.weights, embeddings.shape[:-1]))
+    return weighted.reshape(tokens.ids.shape[0], -1, embeddings.shape[-1])
 
 
 def _clip(networks: Networks, params: AllParams, tokens: dict[str, Tokens], name: str) -> EncodedText:

@@ -54,8 +54,9 @@ class Tokenizer:
         """The tokens of prompts; with `weights`, of prompts that are written as `jdiff.text.parse` reads them.
 
         Weights change no token: a token has the weight of its last character. With long="chunk" there are as many
-        pieces as the longest prompt needs, and what a shorter one lacks is an empty piece. Raises ValueError for a
-        prompt of too many tokens with long="refuse", and for one that `parse` does not read.
+        pieces as the longest prompt needs, and what a shorter one lacks is an empty piece; where weights are read, a
+        BREAK also ends a piece. Raises ValueError for a prompt of too many tokens or with a BREAK with long="refuse",
+        and for one that `parse` does not read.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts: {prompts!r} is one string, not a list of them")
@@ -75,7 +76,16 @@ class Tokenizer:
     def _pieces(self, name: str, prompt: str, long: str, weights: bool) -> list[Tokens]:
         if not isinstance(prompt, str) or any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise ValueError(f"{name}: {prompt!r} is not a string of Unicode characters")
-        segments = parse(prompt) if weights else [Segment(prompt, 1.0)]
+        parts: list[list[Segment]] = [[]]
+        for segment in parse(prompt) if weights else [Segment(prompt, 1.0)]:
+            # An empty segment is a BREAK.
+            parts = [*parts[:-1], [*parts[-1], segment]] if segment.text or not weights else [*parts, []]
+        if len(parts) > 1 and long == "refuse":
+            raise ValueError(f'{name}: BREAK begins another piece; long="chunk" reads several: {prompt!r}')
+        return [piece for part in parts for piece in self._framed_part(name, prompt, part, long)]
+
+    def _framed_part(self, name: str, prompt: str, segments: list[Segment], long: str) -> list[Tokens]:
+        """The pieces of what no BREAK divides."""
         encoding = self.backend.encode("".join(part.text for part in segments), add_special_tokens=False)
         ids, count = encoding.ids, len(encoding.ids)
         if long == "refuse" and count > self.room:
@@ -85,6 +95,7 @@ class Tokenizer:
             )
         bounds = list(accumulate(len(part.text) for part in segments))
         last = [max(start, end - 1) for start, end in encoding.offsets]
+        segments = segments or [Segment("", 1.0)]
         each = [segments[min(bisect_right(bounds, place), len(segments) - 1)].weight for place in last]
         starts = range(0, max(count, 1), self.room)
         return [self._framed(ids[i : i + self.room], each[i : i + self.room]) for i in starts]

@@ -6,7 +6,10 @@ Brackets nest and their weights multiply. With z the embeddings [N, width] of a 
 
     z' = w z * mean(z) / mean(w z),
 
-both means over all entries of the prompt: what is stressed stands out, and the whole keeps its mean.
+both means over all entries of a piece of the prompt: what is stressed stands out, and the whole keeps its mean.
+
+BREAK begins another piece. What the web UI and its extensions make otherwise of a prompt (AND, [a|b], [a:b:n],
+<lora:...>, __wildcards__) is refused, rather than read as text: a backslash before it makes it text.
 """
 
 import math
@@ -25,19 +28,29 @@ _LAST = re.compile(
 _NUMBER = re.compile(r"[-+.,\d][-+.,\deE\s]*|")  # what is meant as a number, right or wrong
 
 
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+# How what is not read begins, and what it is.
+_NOT_READ = (
+    (re.compile(r"\bAND\b"), "which composes prompts"),
+    (re.compile(r"<(lora|lyco|hypernet|ti|embedding):[^<>]{0,500}>"), "which names a file of weights"),
+    (re.compile(r"(?<!\w)__[A-Za-z0-9][\w/.*-]{0,200}?__(?!\w)"), "which is a wildcard"),
+)
+
+
 class Segment(NamedTuple):
-    """A part of a prompt."""
+    """A part of a prompt; an empty one is where BREAK begins another piece."""
 
     text: str
     weight: float
 
 
 def parse(prompt: str) -> list[Segment]:
-    """The parts of a prompt without its brackets and backslashes; neighbours differ in weight, and none is empty.
+    """The parts of a prompt without its brackets and backslashes; neighbours differ in weight, and none but a BREAK is
+    empty.
 
     A colon before anything but a number is text, as is one after a backslash. Raises ValueError that names the prompt
     and the place, for a bracket that is not closed or not opened, a weight that is not a finite number or stands in
-    square brackets, and a backslash at the end.
+    square brackets, a backslash at the end, and what the web UI would not read as text.
     """
     letters: list[str] = []
     weights: list[float] = []
@@ -45,6 +58,14 @@ def parse(prompt: str) -> list[Segment]:
     i = 0
     while i < len(prompt):
         letter, step, weight = prompt[i], 1, None
+        # A run of blanks is looked at once.
+        begins = letter == "B" or (letter.isspace() and not prompt[i - 1 : i].isspace())
+        if begins and (match := _BREAK.match(prompt, i)):
+            letters.append("")
+            weights.append(1.0)
+            i = match.end()
+            continue
+        _check_read(prompt, i, letter, opened[-1][0] if opened else "")
         if letter == ":" and opened:
             weight, step = _explicit(prompt, i, opened[-1][0])
         if letter == "\\":
@@ -71,13 +92,29 @@ def parse(prompt: str) -> list[Segment]:
     return _merged(letters, weights)
 
 
+def _check_read(prompt: str, i: int, letter: str, bracket: str) -> None:
+    """Raises ValueError for what the web UI would not read as text, at character `i` inside a bracket."""
+    if letter == "|" and bracket == "[":
+        raise _malformed(prompt, i, "[a|b], which alternates between steps, is not read; \\| is the bar itself")
+    if letter not in "A<_":
+        return
+    for pattern, what in _NOT_READ:
+        if match := pattern.match(prompt, i):
+            raise _malformed(prompt, i, f"{match[0]}, {what}, is not read; \\{match[0]} is text")
+
+
 def _explicit(prompt: str, i: int, bracket: str) -> tuple[float | None, int]:
     """The weight that the colon at `i` starts, None if it starts none, and the length of what was read."""
     last = _LAST.match(prompt, i)
     if last is None or _PAIRS[last[2]] != bracket or not _NUMBER.fullmatch(last[1].strip()):
         return None, 1
     if bracket == "[":
-        raise _malformed(prompt, i, f"the weight {last[1]!r} in square brackets; (text:1.3) has one, \\: is a colon")
+        raise _malformed(
+            prompt,
+            i,
+            f"the weight {last[1]!r} in square brackets, which the web UI reads as the step at which a prompt changes "
+            "and which is not read; (text:1.3) has a weight, \\: is a colon",
+        )
     try:
         weight = float(last[1])
     except ValueError:
@@ -92,8 +129,10 @@ def _malformed(prompt: str, place: int, what: str) -> ValueError:
 
 
 def _merged(letters: list[str], weights: list[float]) -> list[Segment]:
-    groups = groupby(zip(letters, weights, strict=True), key=lambda pair: pair[1])
-    return [Segment("".join(letter for letter, _ in group), weight) for weight, group in groups]
+    # A BREAK is of its own, whatever brackets are around it; its number keeps it apart from another one.
+    marks = [(1.0, i) if letter == "" else (weights[i], -1) for i, letter in enumerate(letters)]
+    groups = groupby(zip(letters, marks, strict=True), key=lambda pair: pair[1])
+    return [Segment("".join(letter for letter, _ in group), weight) for (weight, _), group in groups]
 
 
 def emphasized(embeddings: Any, weights: Any) -> Any:

@@ -198,3 +198,15 @@ def test_settings_that_cannot_be_right_are_refused(folders, tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\nnot a merge\n")
     with pytest.raises(ValueError, match=r"merges.txt must have two tokens a line, got 'not a merge'"):
         load_tokenizer(tmp_path)
+
+
+def test_a_break_ends_a_piece(folder):
+    tokenizer = load_tokenizer(folder, limit=9)
+    tokens = tokenizer(["red BREAK (blue:1.5) BREAK", "green"], long="chunk", weights=True)
+    assert tokens.ids.shape == (2, 3, 9)
+    for piece, word in zip(tokens.ids[0], ("red", "blue", ""), strict=True):
+        assert (piece == tokenizer([word]).ids[0]).all()
+    assert tokens.weights[0].max(-1).tolist() == [1, 1.5, 1]
+    assert tokens.mask.any(-1).tolist() == [[True, True, True], [True, False, False]]
+    with pytest.raises(ValueError, match=r"prompts\[0\]: BREAK begins another piece"):
+        tokenizer(["red BREAK blue"], weights=True)

@@ -128,3 +128,39 @@ def test_narrow_embeddings_are_weighted_in_float32():
     out = emphasized(narrow, jnp.asarray(w))
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(out, emphasized(narrow.astype(jnp.float32), jnp.asarray(w)).astype(jnp.bfloat16))
+
+
+def test_break_begins_another_piece():
+    found = parse("a (b BREAK c:1.3)\nBREAK BREAK d BREAKS")
+    assert [text for text, _ in found] == ["a ", "b", "", "c", "", "", "d BREAKS"]
+    assert [weight for _, weight in found] == [1.0, 1.3, 1.0, 1.3, 1.0, 1.0, 1.0]
+    assert parse(r"\BREAK") == [("BREAK", 1.0)]
+
+
+@pytest.mark.parametrize(
+    "prompt, place",
+    [
+        ("a AND b", 2),
+        ("a <lora:detail:0.8>", 2),
+        ("<hypernet:x>", 0),
+        ("a __animals/cat__", 2),
+        ("a [cat|dog]", 6),
+        ("[cat:dog:0.5]", 8),
+        ("[cat:10]", 4),
+    ],
+)
+def test_what_the_web_ui_does_not_read_as_text_is_refused_unless_it_is_escaped(prompt, place):
+    with pytest.raises(ValueError, match=f"at character {place}: .*not read.*\\\\"):
+        parse(prompt)
+    escaped = prompt[:place] + "\\" + prompt[place:]
+    assert "".join(text for text, _ in parse(escaped)) == prompt.replace("[", "").replace("]", "")
+
+
+@pytest.mark.parametrize("prompt", ["cat and dog", "SAND", "a < b > c", "^__^", "my__name__x", "a|b", "(a|b)", "x:y"])
+def test_text_that_looks_like_syntax_is_text(prompt):
+    assert "".join(text for text, _ in parse(prompt)) == prompt.strip("()")
+
+
+def test_prompts_of_a_million_characters_are_read_at_once():
+    for piece in (" ", "/__a", "<lora:", "B", "\\("):
+        assert parse(piece * (10**5 // len(piece)))
