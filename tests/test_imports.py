@@ -22,7 +22,7 @@ MATHS = [
 ]
 _MATHS = set(MATHS)
 # What every room may import besides.
-FOR_ALL = {"json_files", "atomic_files", "locks"}
+FOR_ALL = {"json_files", "atomic_files", "locks", "terminal"}
 # Room: the rooms that it may import. A file of its own right inside a room is a room of its own name.
 MAY = {
     "typing": set(),
@@ -39,7 +39,7 @@ MAY = {
     "lab": {"typing", "pytree", "rng", "processes", "prediction", "samplers", "oracles"},
     "models": {"typing"},
     "text": {"typing"},
-    "data": {"typing", "rng", "terminal"},
+    "data": {"typing", "rng"},
     "parallel": {"typing"},
     "interop": _MATHS | {"models"},
     "pictures": set(),
@@ -95,7 +95,6 @@ MAY = {
         "config",
         "experiment",
         "plan",
-        "terminal",
         "train",
         "train.optimizer",
     },

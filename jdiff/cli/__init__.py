@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from jdiff.terminal import printable
+
 VERBS = {
     "train": "train a recipe, or go on with its run",
     "sample": "draw images from a run, or from prompts with the weights of a folder",
@@ -58,5 +60,5 @@ def run(verb: str, rest: list[str]) -> None:
 
 def fail(message: str) -> None:
     """One line, and exit status 2."""
-    print("jdiff: " + " ".join(message.split()), file=sys.stderr)
+    print("jdiff: " + printable(" ".join(message.split()), encoding=sys.stderr.encoding), file=sys.stderr)
     sys.exit(2)

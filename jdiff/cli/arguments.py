@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from jdiff.config import choices
+from jdiff.terminal import printable
 
 T = TypeVar("T")
 
@@ -60,8 +61,9 @@ def chosen(prog: str, verbs: Verbs, words: list[str]) -> tuple[Callable[[Any], N
 
 
 def show(arguments: Any, figures: Any, *lines: str) -> None:
-    """Prints figures as JSON where that is asked for, else the lines."""
-    print(json.dumps(figures) if arguments.json else "\n".join(lines))
+    """Prints figures as JSON where that is asked for, else the lines, whoever wrote what they hold."""
+    shown = (printable(line, encoding=sys.stdout.encoding) for line in lines)
+    print(json.dumps(figures) if arguments.json else "\n".join(shown))
 
 
 def choose(experiment: Any, words: list[str]) -> tuple[Any, list[str]]:

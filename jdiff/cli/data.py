@@ -12,7 +12,10 @@ import tyro
 
 from jdiff.cli.arguments import Verbs, chosen, show
 from jdiff.cli.data_encode import Encode, encode
+from jdiff.terminal import printable
 
+_MOST = 80
+"""Characters of a licence or domain that are shown."""
 _NEEDS = "jdiff data needs the extra `data`, which has pyarrow and duckdb: pip install 'jdiff[data]'"
 
 
@@ -261,7 +264,8 @@ def _report(arguments: Report) -> None:
     for name in ("width", "height", "aspect_ratio", "caption_letters"):
         lines.append(f"{name:11} {', '.join(f'{key} {value:g}' for key, value in figures[name].items())}")
     for name in ("domains", "licences"):
-        lines.append(f"{name:11} {told({key or 'not stated': count for key, count in figures[name].items()})}")
+        counts = {printable(key, most=_MOST) or "not stated": count for key, count in figures[name].items()}
+        lines.append(f"{name:11} {told(counts)}")
     copies = figures["duplicates"]
     lines.append(f"duplicates  {'exact {exact}, near {near}'.format(**copies) if copies else 'not looked for'}")
     lines.append(f"view        {told_of_view(figures['view'])}")

@@ -1,7 +1,6 @@
 """What an index holds, in figures and one picture: sizes, captions, duplicates, rejects, and where it comes from."""
 
 import collections
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +11,8 @@ import pyarrow.parquet as pq
 from jdiff.data.parts import fingerprint, parts_of, told
 from jdiff.data.sql import dedup_of
 from jdiff.data.view import View
+from jdiff.json_files import parse_object
+from jdiff.terminal import printable
 
 _SHOWN = 20
 _LICENCES = ("license", "licence", "LICENSE")
@@ -36,9 +37,9 @@ def report(index: Path, view: Path | None = None) -> dict[str, Any]:
         letters.append(np.array([len(caption) for caption in table["caption"].to_pylist()], np.int64))
         formats.update(table["format"].to_pylist())
         for text in table["json"].to_pylist():
-            record = json.loads(text or "{}")
+            record = parse_object(text or "{}", f"a record in {path}")
             domains[_domain(record.get("url"))] += 1
-            licences[str(next((record[name] for name in _LICENCES if record.get(name)), ""))] += 1
+            licences[str(next((record[name] for name in _LICENCES if record.get(name) is not None), ""))] += 1
     width, height = np.concatenate(sides).T if sides else np.zeros((2, 0))
     duplicates = dedup_of(index, "pictures", fingerprint(parts.values()))
     if duplicates:
@@ -67,9 +68,11 @@ def report(index: Path, view: Path | None = None) -> dict[str, Any]:
 
 def _chosen(index: Path, mark: str, path: Path) -> dict[str, Any]:
     view = View(path)
-    if view.described["index"] != mark:
+    if view.described.get("index") != mark:
         raise ValueError(f"view {path} is of another index than {index}, or of this one before it changed")
-    recipe = {name: view.described[name] for name in ("where", "weight", "repairs", "tags", "captions", "opt_out")}
+    recipe = {name: view.described.get(name) for name in ("where", "weight", "repairs", "tags", "captions", "opt_out")}
+    if not isinstance(recipe["opt_out"], dict) or recipe["opt_out"].keys() != {"sha256", "lines"}:
+        raise ValueError(f"view {path} does not say which list of opt-outs it applied: filter again")
     return recipe | {"file": str(path), "fingerprint": view.fingerprint, "counts": view.counts}
 
 
@@ -117,7 +120,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     _bars(axes[4], figures["rejected"], f"rejected: {figures['seen'] - figures['used']} of {figures['seen']}")
     _bars(axes[5], figures["domains"], "domains")
     if figures["view"]:
-        figure.suptitle(f"view {told_of_view(figures['view'])}", wrap=True)
+        figure.suptitle(printable(f"view {told_of_view(figures['view'])}"), wrap=True, parse_math=False)
     figure.savefig(path, dpi=100)
 
 
@@ -132,5 +135,7 @@ def _histogram(axes: Any, values: np.ndarray, label: str) -> None:
 
 def _bars(axes: Any, counts: dict[str, int], title: str) -> None:
     names = list(counts)[:12][::-1]
-    axes.barh([name or "none" for name in names], [counts[name] for name in names], color="tab:orange")
+    axes.barh(range(len(names)), [counts[name] for name in names], color="tab:orange")
+    # Names of strangers: a dollar sign would begin a formula.
+    axes.set_yticks(range(len(names)), [printable(name, most=40) or "none" for name in names], parse_math=False)
     axes.set(title=title, xlabel="examples")

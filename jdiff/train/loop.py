@@ -30,6 +30,7 @@ from jdiff.experiment import Experiment, fingerprint
 from jdiff.locks import locked
 from jdiff.parallel import summary, wait_for_all
 from jdiff.pipelines import Pipeline
+from jdiff.terminal import printable
 from jdiff.train import replay, run
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.finetune import started_from
@@ -153,7 +154,7 @@ def _claim(directory: Path, experiment: Experiment, source: Source) -> None:
 def _say(text: str) -> None:
     """To whoever watches the run, by the first process."""
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _show(loop: _Loop, name: str, sheet: Callable[[], np.ndarray]) -> None:
