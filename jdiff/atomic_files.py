@@ -30,6 +30,22 @@ def replaced(path: Path) -> Iterator[Path]:
         raise named(error, path) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError, naming the path, where `replaced` could not write: to be asked before the work begins. Leaves
+    nothing but the folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, and a file is to be written there")
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.tmp")
+        unfinished.touch()
+        unfinished.unlink()
+    except OSError as error:
+        raise named(error, path) from error
+
+
 def named(error: OSError, path: Path) -> OSError:
     """The error with the file in its message: what the system says of a full disk names none."""
     return type(error)(f"{path} cannot be written: {error.strerror or error}")

@@ -49,7 +49,9 @@ def from_dict(cls: type, values: Any, path: str = "") -> Any:
         where = f"{path}.{name}" if path else name
         options = choices(cls, name)
         if options:
-            chosen = value.get("type") if isinstance(value, dict) else value
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: must be an object with a type, got {_told(value)}")
+            chosen = value.get("type")
             if not isinstance(chosen, str) or chosen not in options:
                 raise ValueError(f"{where}: type must be one of {sorted(options)}, got {_told(chosen)}")
             value = from_dict(options[chosen], {key: of for key, of in value.items() if key != "type"}, where)

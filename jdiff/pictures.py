@@ -5,17 +5,20 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jdiff.atomic_files import replaced
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] to 0..255, rounded and clipped."""
+    """[-1, 1] to 0..255, rounded and clipped; what is uint8 already stays."""
+    if images.dtype == np.uint8:
+        return images
     return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def tile(images: np.ndarray, columns: int, *, gap: int = 1) -> np.ndarray:
-    """Images [n, H, W, 3] in [-1, 1] as one uint8 picture, row by row, on white."""
+    """Images [n, H, W, 3] in [-1, 1], or uint8, as one uint8 picture, row by row, on white."""
     images = to_uint8(images)
     n, height, width, channels = images.shape
     rows = -(-n // columns)
@@ -26,12 +29,19 @@ def tile(images: np.ndarray, columns: int, *, gap: int = 1) -> np.ndarray:
     return sheet
 
 
-def save(picture: np.ndarray, path: Path, *, enlarge: int = 1) -> None:
-    """Writes a uint8 picture as PNG, whole or not at all, each value as a square of `enlarge` pixels. Raises OSError
-    naming the file."""
+NOTE = "jdiff"
+"""Under which a PNG says what it is."""
+
+
+def save(picture: np.ndarray, path: Path, *, enlarge: int = 1, note: str | None = None) -> None:
+    """Writes a uint8 picture as PNG, whole or not at all, each value as a square of `enlarge` pixels, with a `note` of
+    ASCII on what it is. Raises OSError naming the file."""
+    said = PngInfo()
+    if note is not None:
+        said.add_text(NOTE, note)
     picture = picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
     with replaced(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, format="PNG")
+        Image.fromarray(picture).save(unfinished, format="PNG", pnginfo=said)
 
 
 def enlargement(size: int) -> int:

@@ -1,7 +1,6 @@
 """`jdiff checkpoint VERB RUN`: what a run has saved, whether it is whole, and its weights as safetensors."""
 
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +8,14 @@ from typing import Annotated
 import jax
 import tyro
 
+from jdiff.atomic_files import write_atomically
 from jdiff.cli.arguments import Verbs, chosen, show
 from jdiff.interop.tensors import save_tensors
+from jdiff.locks import locked
 from jdiff.train.checkpoint import Checkpoints, DamagedError
-from jdiff.train.restore import open_run
+from jdiff.train.restore import Run, open_run
 from jdiff.train.snapshots import profile
+from jdiff.typing import Params
 
 _LISTED = ("schema", "experiment", "digest", "loss")
 
@@ -84,25 +86,34 @@ def _verify(arguments: Looked) -> None:
 
 
 def _export(arguments: Exported) -> None:
-    run = open_run(arguments.run)
+    if arguments.out.exists() and arguments.out.resolve() == arguments.run.resolve():
+        raise ValueError(f"{arguments.out} is the run itself; give another --out")
+    with locked(arguments.out, what="exporting"):
+        run = open_run(arguments.run)
+        params, step, what = _chosen(arguments, run)
+        names = lambda path: "/".join(key.key for key in path)
+        tensors = {names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        save_tensors(arguments.out, tensors, "parameters")
+        write_atomically(arguments.out / "config.json", (run.directory / "config.json").read_text())
+    figures = {"out": str(arguments.out), "step": step, "tensors": len(tensors)}
+    show(arguments, figures, f"{arguments.out}: {len(tensors)} tensors, {what} of step {step}")
+
+
+def _chosen(arguments: Exported, run: Run) -> tuple[Params, int, str]:
+    """The parameters that are to be exported, their step, and what they are in words."""
     if arguments.sigma_rel is not None and arguments.raw:
         raise ValueError("raw and sigma_rel exclude each other")
     if arguments.sigma_rel is not None:
-        params, step = profile(run, arguments.sigma_rel, arguments.step)
-        what = f"average of relative width {arguments.sigma_rel:g}"
+        return *profile(run, arguments.sigma_rel, arguments.step), f"average of relative width {arguments.sigma_rel:g}"
+    if arguments.step is None:
+        state = run.state()
+    elif arguments.step not in run.steps:
+        raise ValueError(f"{arguments.run} has no checkpoint of step {arguments.step}; it has {run.steps or 'none'}")
     else:
-        step = arguments.step if arguments.step is not None else run.steps[-1] if run.steps else None
-        if step not in run.steps:
-            raise ValueError(f"{arguments.run} has no checkpoint of step {step}; it has {run.steps or 'none'}")
         with Checkpoints(run.directory / "checkpoints") as checkpoints:
-            state = checkpoints.restore(step, run.trainer.abstract)
-        params = state.params if arguments.raw else state.ema
-        what = "parameters" if arguments.raw else "averaged parameters"
-    tensors = {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    save_tensors(arguments.out, tensors, "parameters")
-    shutil.copy(run.directory / "config.json", arguments.out / "config.json")
-    figures = {"out": str(arguments.out), "step": step, "tensors": len(tensors)}
-    show(arguments, figures, f"{arguments.out}: {len(tensors)} tensors, {what} of step {step}")
+            state = checkpoints.restore(arguments.step, run.trainer.abstract)
+    params, what = (state.params, "parameters") if arguments.raw else (state.ema, "averaged parameters")
+    return params, int(state.step), what
 
 
 VERBS: Verbs = {

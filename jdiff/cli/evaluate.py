@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from jdiff.atomic_files import write_atomically
 from jdiff.cli.arguments import parse
 from jdiff.data import Latents, Source, open_source, ordered
-from jdiff.evaluate import NAME, draw_losses, loss_by_level, measure
+from jdiff.evaluate import NAME, Distances, draw_losses, loss_by_level, measure
+from jdiff.locks import locked
 from jdiff.samplers import GRIDS
+from jdiff.train.paths import Moved
 from jdiff.train.restore import open_run
-from jdiff.train.run import check_data, write_atomically
+from jdiff.train.run import check_data, read_experiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,10 @@ class Evaluate:
     """How often the distances are measured, with other samples."""
     levels: int = 10
     """Noise levels of the loss, spread as the run's sampling grid is."""
+    data: Moved = dataclasses.field(default_factory=Moved)
+    out: Path | None = None
+    """Folder of evaluate.json and evaluate.png, which are of the last evaluation; each one stays in evaluate/ beside
+    them. The run by default."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -44,11 +52,32 @@ def main(words: list[str]) -> None:
     arguments = parse(Evaluate, words, prog="jdiff evaluate", description=__doc__ or "")
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
-    run = open_run(arguments.run)
+    out = arguments.out or arguments.run
+    read_experiment(arguments.run)
+    # Not the run itself: it may be training.
+    with locked(out / "evaluate", what="evaluating") as check:
+        figures, distances = _measured(arguments, out, check)
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+    print(f"loss by noise level (picture: {out / 'evaluate.png'})\n  sigma/alpha   held out      train")
+    for level in figures["loss"]:
+        print(f"{level['noise']:13.4g} {level['held_out']:10.4f} {level['train']:10.4f}")
+    print(f"distance to {distances.held_out} held-out images in {NAME}, {arguments.seeds} seeds, mean (std)")
+    row = lambda values: f"{np.mean(values):9.4f} ({np.std(values):.4f})"
+    n = distances.samples
+    print(f"  {n} samples          Frechet {row(distances.frechet)}   MMD^2 {row(distances.mmd)}")
+    print(f"  {n} training images  Frechet {row(distances.frechet_floor)}   MMD^2 {row(distances.mmd_floor)}")
+
+
+def _measured(arguments: Evaluate, out: Path, check: Callable[[], None]) -> tuple[dict[str, Any], Distances]:
+    """The figures, which are written when there are all of them."""
+    run = open_run(arguments.run, arguments.data)
     trainer, experiment = run.trainer, run.trainer.experiment
     if isinstance(experiment.data, Latents):
         raise ValueError(f"{arguments.run} was trained on latents, and this measures images; `jdiff sample` draws them")
-    params = run.state().ema
+    state = run.state()
+    params = state.ema
     source = open_source(experiment.data, "train")
     check_data(arguments.run, source)
     train, train_labels = everything(source)
@@ -66,8 +95,6 @@ def main(words: list[str]) -> None:
         }.items()
     }
     noise = np.asarray(jnp.exp(-experiment.process.log_snr(times) / 2))
-    draw_losses(noise, losses["held_out"], losses["train"], arguments.run / "evaluate.png")
-
     pipeline = trainer.pipeline(64)
     # Samples are asked for in the classes of training images, so that both sides have the same share of each.
     labels = None if train_labels is None else np.random.default_rng(0).choice(train_labels, n)
@@ -75,7 +102,7 @@ def main(words: list[str]) -> None:
     distances = measure(draw, train, held_out, n, arguments.seeds)
 
     figures = {
-        "step": run.steps[-1],
+        "step": int(state.step),
         "loss": [
             {"noise": float(a), "held_out": float(b), "train": float(c)}
             for a, b, c in zip(noise, losses["held_out"], losses["train"], strict=True)
@@ -83,14 +110,9 @@ def main(words: list[str]) -> None:
         "features": NAME,
         **dataclasses.asdict(distances),
     }
-    write_atomically(arguments.run / "evaluate.json", json.dumps(figures, indent=2) + "\n")
-    if arguments.json:
-        print(json.dumps(figures))
-        return
-    print("loss by noise level (picture: evaluate.png in the run)\n  sigma/alpha   held out      train")
-    for a, b, c in zip(noise, losses["held_out"], losses["train"], strict=True):
-        print(f"{a:13.4g} {b:10.4f} {c:10.4f}")
-    print(f"distance to {distances.held_out} held-out images in {NAME}, {arguments.seeds} seeds, mean (std)")
-    row = lambda values: f"{np.mean(values):9.4f} ({np.std(values):.4f})"
-    print(f"  {n} samples          Frechet {row(distances.frechet)}   MMD^2 {row(distances.mmd)}")
-    print(f"  {n} training images  Frechet {row(distances.frechet_floor)}   MMD^2 {row(distances.mmd_floor)}")
+    name = f"step{int(state.step)}_n{n}_seeds{arguments.seeds}_levels{arguments.levels}"
+    check()
+    for place in (out / "evaluate" / name, out / "evaluate"):
+        draw_losses(noise, losses["held_out"], losses["train"], place.with_name(f"{place.name}.png"))
+        write_atomically(place.with_name(f"{place.name}.json"), json.dumps(figures, indent=2) + "\n")
+    return figures, distances

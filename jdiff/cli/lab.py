@@ -1,5 +1,6 @@
 """`jdiff lab`: the error of solvers by network evaluations, or their order, on a target with exact answers; float64."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import lab
+from jdiff.atomic_files import check_writable
 from jdiff.cli.arguments import parse
 from jdiff.lab import lookup
+from jdiff.locks import locked
 from jdiff.oracles import Distribution
 from jdiff.processes import Process
 from jdiff.samplers import GRIDS, SOLVERS, SearchedGrid, Solver, load_grid, search
@@ -64,11 +67,13 @@ def _measure(arguments: Lab) -> None:
     solvers = {name: lookup(SOLVERS, name, "solver") for name in _names(arguments.solver, "--solver")}
     if arguments.starts < 2:
         raise ValueError(f"--starts must be at least 2, got {arguments.starts}")
-    rows = (_orders if arguments.order else _errors)(arguments, process, target, solvers)
+    if not arguments.order:
+        check_writable(arguments.out)
+    with locked(arguments.search, what="searching grids") if arguments.search else contextlib.nullcontext():
+        rows = (_orders if arguments.order else _errors)(arguments, process, target, solvers)
     if not arguments.order:
         column = lambda key, name: [row[key] for row in rows if row["solver"] == name]
         curves = {name: (column("nfe", name), column("error", name)) for name in solvers}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         kind = "moments" if any(solver.stochastic for solver in solvers.values()) else "end point, RMS"
         title = f"{arguments.target}, {arguments.process}, {'searched' if arguments.search else arguments.grid} grid"
         lab.draw_errors(curves, arguments.out, title=title, error=f"error of the {kind}")

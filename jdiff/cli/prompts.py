@@ -1,16 +1,17 @@
 """`jdiff sample --from FOLDER "PROMPT" ...`: pictures from prompts; a grid and single PNGs."""
 
+import contextlib
 import dataclasses
 import json
 import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from jdiff import pictures
 from jdiff.cli.arguments import parse
+from jdiff.cli.drawing import Drawing, chunks, free, mark
+from jdiff.locks import locked
 from jdiff.models import Compute
 from jdiff.pipelines import TextToImage
 
@@ -49,8 +50,9 @@ class Prompts:
     """Of the weights, such as "fp16", where a part of the folder has it."""
     dtype: str = "float32"
     """Of activations: "float32", "bfloat16" or "float16"."""
-    out: Path = Path("samples")
-    """Directory for the pictures."""
+    out: Path | None = None
+    """Directory for the pictures; samples by default, or a longer name where that holds others. One that is given and
+    holds others is refused; the same command again draws what is not there yet."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -62,32 +64,49 @@ def main(words: list[str]) -> None:
             raise ValueError(f"--{field} must be at least 1, got {getattr(arguments, field)}")
     if not arguments.prompts:
         raise ValueError("a prompt is missing: jdiff sample --from FOLDER PROMPT")
-    pipeline = TextToImage.from_pretrained(
-        arguments.folder, variant=arguments.variant, compute=Compute(dtype=arguments.dtype)
-    )
-    names = ("steps", "guidance", "solver", "height", "width", "long", "weights")
-    options = {name: getattr(arguments, name) for name in names}
     jobs = [(prompt, arguments.seed + i) for prompt in arguments.prompts for i in range(arguments.n)]
-    start, drawn = time.monotonic(), []
-    for first in range(0, len(jobs), arguments.chunk):
-        here = jobs[first : first + arguments.chunk]
-        # The last ones are drawn with others beside them, so that nothing is compiled for a smaller number.
-        filled = here + here[:1] * (min(arguments.chunk, len(jobs)) - len(here))
-        prompts, seeds = zip(*filled, strict=True)
-        negative = None if arguments.negative is None else [arguments.negative] * len(filled)
-        drawn += list(pipeline(prompts, seeds=seeds, negative=negative, **options)[: len(here)])
-        gone = time.monotonic() - start
-        if len(drawn) < len(jobs):
-            left = gone / len(drawn) * (len(jobs) - len(drawn))
-            print(f"{len(drawn)} of {len(jobs)} pictures, {left:.0f} s left", flush=True)
+    with contextlib.ExitStack() as held:
+        if arguments.out is not None:
+            check = held.enter_context(locked(arguments.out, what="sampling"))
+        pipeline = TextToImage.from_pretrained(
+            arguments.folder, variant=arguments.variant, compute=Compute(dtype=arguments.dtype)
+        )
+        names = ("steps", "guidance", "solver", "height", "width", "long", "weights")
+        options = {name: getattr(arguments, name) for name in names}
+        common = {"parameters": mark(pipeline.params), "schedule": repr(pipeline.schedule), "dtype": arguments.dtype}
+        common |= {"negative": arguments.negative} | options
+        own = [{"prompt": prompt, "seed": seed} for prompt, seed in jobs]
+        about = lambda number: common | own[number] if number < len(own) else None
+        out = arguments.out or free(Path("samples"), about)
+        if arguments.out is None:
+            check = held.enter_context(locked(out, what="sampling"))
+        drawing = Drawing(out, about)
+        start = time.monotonic()
+        missing = drawing.missing(len(jobs))
+        try:
+            for numbers in chunks(missing, arguments.chunk):
+                here = [jobs[number] for number in numbers]
+                # The last ones are drawn with others beside them, so that nothing is compiled for a smaller number.
+                filled = here + here[:1] * (min(arguments.chunk, len(jobs)) - len(here))
+                prompts, seeds = zip(*filled, strict=True)
+                negative = None if arguments.negative is None else [arguments.negative] * len(filled)
+                images = pipeline(prompts, seeds=seeds, negative=negative, **options)[: len(here)]
+                check()
+                drawing.save(numbers, images)
+                drawing.tell(sum(number > numbers[-1] for number in missing))
+            columns = arguments.n if arguments.n > 1 else max(1, round(len(jobs) ** 0.5))
+            grid = drawing.grid(len(jobs), columns)
+        except KeyboardInterrupt:
+            raise drawing.interrupted(len(jobs)) from None
     seconds = time.monotonic() - start
-    for number, image in enumerate(drawn):
-        pictures.save(pictures.to_uint8(image), arguments.out / f"{number:05d}.png")
-    grid = arguments.out / "grid.png"
-    columns = arguments.n if arguments.n > 1 else max(1, round(len(drawn) ** 0.5))
-    pictures.save(pictures.tile(np.stack(drawn), columns), grid)
-    figures = {"picture": str(grid), "n": len(drawn), "seed": arguments.seed, "seconds": seconds} | options
+    figures = {
+        "picture": str(grid),
+        "n": len(jobs),
+        "drawn": len(missing),
+        "seed": arguments.seed,
+        "seconds": seconds,
+    } | options
     if arguments.json:
         print(json.dumps(figures))
     else:
-        print(f"{len(drawn)} pictures in {seconds:.1f} s, compilation included: {grid}")
+        print(f"{len(jobs)} pictures in {seconds:.1f} s, compilation included: {grid}")

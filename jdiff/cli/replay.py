@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from jdiff.cli.arguments import parse
+from jdiff.train.paths import Moved
 from jdiff.train.replay import replay
 from jdiff.train.restore import open_run
 
@@ -18,13 +19,14 @@ class Replay:
 
     bundle: Annotated[Path, tyro.conf.Positional]
     """What a run has left in its replay/ folder."""
+    data: Moved = dataclasses.field(default_factory=Moved)
     json: bool = False
     """Print as JSON."""
 
 
 def main(words: list[str]) -> None:
     arguments = parse(Replay, words, prog="jdiff replay", description=__doc__ or "")
-    found = replay(open_run(arguments.bundle))
+    found = replay(open_run(arguments.bundle, arguments.data))
     if arguments.json:
         print(json.dumps(found))
         return

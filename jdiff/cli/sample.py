@@ -2,22 +2,27 @@
 
 `jdiff sample --from FOLDER PROMPT` draws from prompts: `jdiff sample --from --help`."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import re
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from jdiff import pictures
 from jdiff.cli import prompts
 from jdiff.cli.arguments import parse
+from jdiff.cli.drawing import About, Drawing, chunks, free, mark
+from jdiff.config import to_dict
 from jdiff.data import find_class
+from jdiff.locks import locked
 from jdiff.pipelines import Sampling
 from jdiff.train.loop import every_class
+from jdiff.train.paths import Moved
 from jdiff.train.restore import open_run
 from jdiff.train.shown import Conditions, decoder, prompted
 from jdiff.train.snapshots import profile
@@ -55,7 +60,9 @@ class Sample:
     chunk: int = 16
     """Images drawn at once."""
     out: Path | None = None
-    """Directory for the images; in the run's draws/ by default."""
+    """Directory for the images; in the run's draws/ by default. One that holds other images is refused; the same
+    command again draws what is not there yet."""
+    data: Moved = dataclasses.field(default_factory=Moved)
     json: bool = False
     """Print the figures as JSON."""
 
@@ -68,36 +75,64 @@ def main(words: list[str]) -> None:
     for field in ("n", "chunk"):
         if getattr(arguments, field) < 1:
             raise ValueError(f"--{field} must be at least 1, got {getattr(arguments, field)}")
-    run = open_run(arguments.run)
-    trainer = run.trainer
-    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Sampling)}
-    decode, edge = decoder(trainer)
-    null, cond = _captions(trainer, arguments, edge)
-    pipeline = trainer.pipeline(arguments.chunk, null, **{k: value for k, value in given.items() if value is not None})
-    label = every_class(trainer, arguments.n)
-    if arguments.name is not None:
-        chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
-        label = np.full(arguments.n, chosen)
-    sigma = arguments.sigma_rel
-    params, step = _of(run.state()) if sigma is None else profile(run, sigma)
-    start = time.monotonic()
-    images = pipeline(params, seed=arguments.seed, index=range(arguments.n), label=label, cond=cond)
-    images = decode(images)
+    with contextlib.ExitStack() as held:
+        if arguments.out is not None:
+            check = held.enter_context(locked(arguments.out, what="sampling"))
+        run = open_run(arguments.run, arguments.data)
+        trainer, sigma = run.trainer, arguments.sigma_rel
+        given = {
+            f.name: value for f in dataclasses.fields(Sampling) if (value := getattr(arguments, f.name)) is not None
+        }
+        decode, edge = decoder(trainer)
+        null, cond = _captions(trainer, arguments, edge)
+        pipeline = trainer.pipeline(arguments.chunk, null, **{k: v for k, v in given.items() if v is not None})
+        label = every_class(trainer, arguments.n)
+        if arguments.name is not None:
+            chosen = trainer.num_classes if arguments.name == "none" else find_class(run.class_names, arguments.name)
+            label = np.full(arguments.n, chosen)
+        params, step = _of(run.state()) if sigma is None else profile(run, sigma)
+        about = _about(arguments, trainer, pipeline.sampling, {"step": step, "parameters": mark(params)})
+        out = arguments.out or free(_directory(arguments, pipeline.sampling), about)
+        if arguments.out is None:
+            check = held.enter_context(locked(out, what="sampling"))
+        drawing = Drawing(out, about)
+        start = time.monotonic()
+        missing = drawing.missing(arguments.n)
+        try:
+            for numbers in chunks(missing, pipeline.chunk):
+                here = None if cond is None else {name: value[numbers] for name, value in cond.items()}
+                images = pipeline(params, seed=arguments.seed, index=numbers, label=label[numbers], cond=here)
+                check()
+                drawing.save(numbers, decode(images))
+                drawing.tell(sum(number > numbers[-1] for number in missing))
+            grid = drawing.grid(arguments.n, max(1, round(arguments.n**0.5)), enlarge=True)
+        except KeyboardInterrupt:
+            raise drawing.interrupted(arguments.n) from None
     seconds = time.monotonic() - start
-    out = arguments.out or _directory(arguments, pipeline.sampling)
-    for number, image in enumerate(images):
-        pictures.save(pictures.to_uint8(image), out / f"{number:05d}.png")
-    columns = max(1, round(arguments.n**0.5))
-    grid = out / "grid.png"
-    pictures.save(pictures.tile(images, columns), grid, enlarge=pictures.enlargement(images.shape[1]))
-    figures = {"picture": str(grid), "n": arguments.n, "step": step, "seconds": seconds}
+    figures = {"picture": str(grid), "n": arguments.n, "drawn": len(missing), "step": step, "seconds": seconds}
     figures |= dataclasses.asdict(pipeline.sampling)
     if arguments.json:
         print(json.dumps(figures))
-    else:
-        print(f"{arguments.n} images from step {step} in {seconds:.1f} s, compilation included: {grid}")
-        if credit := trainer.experiment.data.credit:
-            print(credit)
+        return
+    there = f", {arguments.n - len(missing)} of them there already" if len(missing) < arguments.n else ""
+    print(f"{arguments.n} images from step {step}{there} in {seconds:.1f} s, compilation included: {grid}")
+    if credit := trainer.experiment.data.credit:
+        print(credit)
+
+
+def _about(arguments: Sample, trainer: Trainer, sampling: Sampling, of: dict[str, Any]) -> About:
+    """What each picture depends on, but for the classes that are drawn in turn, which its number tells."""
+    config = to_dict(trainer.experiment)
+    parts = {name: config[name] for name in ("network", "process", "parameterization")}
+    common = {
+        **of,
+        "parts": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16],
+        "seed": arguments.seed,
+        "class": arguments.name,
+        "prompt": arguments.prompt,
+        **dataclasses.asdict(sampling),
+    }
+    return lambda number: common | {"number": number}
 
 
 def _of(state: TrainState) -> tuple[Params, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jdiff.atomic_files import replaced
 from jdiff.evaluate import distances
 from jdiff.evaluate.features import features
 
@@ -54,5 +55,6 @@ def draw_losses(noise: np.ndarray, held_out: np.ndarray, train: np.ndarray, path
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend()
-    figure.savefig(path, dpi=120, format="png")
+    with replaced(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     pyplot.close(figure)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jdiff.atomic_files import replaced
+
 
 def draw_errors(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Path, *, title: str, error: str, orders=(1, 2, 3)
@@ -46,5 +48,6 @@ def draw_errors(
     axes.minorticks_off()
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, ncols=1 if len(curves) <= 10 else 2, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=150)
+    with replaced(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, format=path.suffix.lstrip(".") or "png")
     plt.close(figure)

@@ -61,8 +61,9 @@ def spent(path: Path) -> dict[str, float]:
 
 def _is_whole(line: dict) -> bool:
     seconds = line.get("seconds")
-    numbers = [line.get("process"), line.get("from"), line.get("step")]
-    numbers += [seconds.get(bucket) for bucket in BUCKETS[:-1]] if isinstance(seconds, dict) else [None]
+    if not isinstance(seconds, dict) or seconds.keys() != set(BUCKETS[:-1]):
+        return False
+    numbers = [line.get("process"), line.get("from"), line.get("step"), *seconds.values()]
     return all(type(number) in (int, float) for number in numbers)
 
 

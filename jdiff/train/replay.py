@@ -14,6 +14,7 @@ import numpy as np
 from jdiff.atomic_files import write_atomically
 from jdiff.data import open_source
 from jdiff.experiment import Experiment, fingerprint
+from jdiff.json_files import read_object
 from jdiff.parallel import wait_for_all
 from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.faults import Skipped
@@ -62,7 +63,10 @@ def replay(run: Run) -> dict[str, Any]:
     path = run.directory / "fault.json"
     if not path.is_file():
         raise ValueError(f"{run.directory} is no replay bundle: it has no fault.json")
-    fault = json.loads(path.read_text())
+    fault = read_object(path)
+    for name, kind in ({"step": (int,), "index": (list,)} | dict.fromkeys(_FIGURES, (int, float))).items():
+        if type(fault.get(name)) not in kind:
+            raise ValueError(f"{path}: {name} is {str(fault.get(name))[:100]!r}, which is no figure of an update")
     experiment = run.trainer.experiment
     source = open_source(experiment.data, "train")
     if source.fingerprint != run.manifest["data"]["fingerprint"]:

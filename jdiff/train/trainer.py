@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 
+from jdiff.config import to_dict
 from jdiff.data import Batch, Data, Latents, Replaced, Source, open_source, training_batches
 from jdiff.experiment import Experiment
 from jdiff.models import MMDiT, Network, UNet2DCondition, build
@@ -186,6 +187,33 @@ def heads_of(experiment: Experiment) -> int | None:
     return getattr(experiment.network, "num_attention_heads", None)
 
 
+def check_sizes(experiment: Experiment) -> None:
+    """Raises ValueError for a number of the network or the data that none has: with it, building the network would take
+    all the time or memory there is."""
+    config = to_dict(experiment)
+    for name, value in (*_numbers(config["network"], "network"), *_numbers({"size": config["data"]["size"]}, "data")):
+        most = next((most for words, most in _MOST.items() if any(word in name for word in words)), 2**16)
+        if value > most:
+            raise ValueError(f"{name}: {value} is more than a network can have, which is {most}")
+
+
+_MOST = {
+    ("layers", "blocks"): 2**12,
+    ("label_dim", "num_embeds", "class_embeds"): 2**24,
+    ("size", "resolution", "resample", "patch"): 2**14,
+}
+"""Greatest numbers by words in the names of fields."""
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, int]]:
+    """The whole numbers of a tree, by their dotted names."""
+    if type(value) is int:
+        yield name, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
+    for key, one in inner:
+        yield from _numbers(one, f"{name}[{key}]" if isinstance(key, int) else f"{name}.{key}")
+
+
 def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | None = None) -> Trainer:
     """The pieces of a run on `devices`, which may be described and not there; on all that are, unless given. Raises
     ValueError for a network, a mesh or a batch size that does not fit."""
@@ -199,10 +227,16 @@ def assemble(experiment: Experiment, num_classes: int, devices: Sequence[Any] | 
         raise ValueError(f"data.bucket_step: {step} is not a multiple of {divisor}, which {experiment.network} needs")
     size, channels = experiment.data.size, experiment.data.channels
     out_channels = experiment.parameterization.out_channels(channels)
-    network = build(
-        experiment.network, size=size, channels=channels, num_classes=num_classes, out_channels=out_channels
-    )
-    shapes = jax.eval_shape(partial(_first, network, experiment))
+    check_sizes(experiment)
+    try:
+        network = build(
+            experiment.network, size=size, channels=channels, num_classes=num_classes, out_channels=out_channels
+        )
+        shapes = jax.eval_shape(partial(_first, network, experiment))
+    except (TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        # What libraries say of shapes that do not fit together.
+        said = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ValueError(f"network: {experiment.network} cannot be built: {said}") from error
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

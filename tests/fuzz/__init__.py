@@ -1,0 +1,1 @@
+"""Fuzzers: each module fuzz_*.py has `run(seconds, seed)`, and `python -m tests.fuzz` runs them."""
