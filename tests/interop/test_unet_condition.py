@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdiff.pipelines.text_to_image import scale_of_guidance
 from tests.interop.peers import agree, diffusers, drawn, images, torch
 
 SMALL = {"sample_size": 8, "norm_num_groups": 4, "layers_per_block": 1}
@@ -123,3 +124,10 @@ def test_it_computes_what_diffusers_computes(name, tmp_path):
         return network.apply(params, x, jnp.asarray(TIMESTEP), jax.tree.map(jnp.asarray, cond))
 
     agree(model, theirs, ours, images(2, 8, 12, model.config.in_channels), tmp_path)
+
+
+def test_what_a_distilled_network_is_told_of_guidance_is_what_diffusers_tells_it():
+    for scale, width in ((7.5, 6), (1.0, 256), (3.0, 5)):
+        kind = diffusers.LatentConsistencyModelPipeline
+        theirs = kind.get_guidance_scale_embedding(None, torch.tensor([scale - 1] * 2), embedding_dim=width)
+        np.testing.assert_allclose(scale_of_guidance(scale, 2, width), theirs.numpy(), atol=2e-3)
