@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff.models import Compute
-from jdiff.pipelines.draw import drawing, first_state, keys_of, with_solver
+from jdiff.pipelines.draw import drawing, first_state, keys_of, planned
 from jdiff.pipelines.fit import check_classes
 from jdiff.pipelines.folder import Folder, read_folder, save_folder
 from jdiff.pipelines.kinds import CLASS_TO_IMAGE
@@ -81,14 +81,13 @@ class ClassToImage:
         Raises ValueError for labels that do not fit, and guidance without a null label.
         """
         cond, null = self._conditions(len(seeds), labels, guidance != 1)
-        schedule, guided = with_solver(self.schedule, solver), bool(null)
-        grid, keys, size = schedule.grid(steps), keys_of(seeds), self.config.sample_size
+        plan, guided = planned(self.schedule, steps, solver), bool(null)
+        keys, size = keys_of(seeds), self.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        x = first_state(schedule, keys, (height, width, self.config.in_channels), latents)
-        if (guided, schedule.solver) not in self._drawn:
-            self._drawn[guided, schedule.solver] = drawing(self.network, schedule, guided)
-        draw = self._drawn[guided, schedule.solver]
-        x = draw(self.params[self.core], keys, x, cond, null, jnp.float32(guidance), grid)
+        x = first_state(plan, keys, (height, width, self.config.in_channels), latents)
+        if guided not in self._drawn:
+            self._drawn[guided] = drawing(self.network, self.schedule, guided)
+        x = self._drawn[guided](self.params[self.core], keys, x, cond, null, jnp.float32(guidance), plan)
         return np.asarray(self._decoded(x) if decode else x)
 
     def _conditions(self, count: int, labels: Sequence[int] | None, guided: bool) -> tuple[dict, dict]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff.models import Compute, timesteps
-from jdiff.pipelines.draw import drawing, first_state, keys_of, with_solver
+from jdiff.pipelines.draw import drawing, first_state, keys_of, planned
 from jdiff.pipelines.fit import check_ids, check_parts
 from jdiff.pipelines.folder import Folder, read_folder, save_folder
 from jdiff.pipelines.kinds import SD3, TEXT_TO_IMAGE, XL
@@ -143,14 +143,13 @@ class TextToImage:
         cond, null = self._conditions(prompts, negative, long, weights, guided, (height, width))
         if self.distilled is not None:
             cond |= {"timestep_cond": scale_of_guidance(guidance, len(prompts), self.distilled)}
-        schedule = with_solver(self.schedule, solver)
-        grid, keys = schedule.grid(steps), keys_of(seeds)
+        tokens = height * width // (self.factor * self.networks[self.core].config.divisor) ** 2
+        plan, keys = planned(self.schedule, steps, solver, tokens), keys_of(seeds)
         shape = (height // self.factor, width // self.factor, self.networks[self.core].config.in_channels)
-        x = first_state(schedule, keys, shape, latents)
-        if (guided, schedule.solver) not in self._drawn:
-            self._drawn[guided, schedule.solver] = drawing(self.networks[self.core].network, schedule, guided)
-        draw = self._drawn[guided, schedule.solver]
-        x = draw(self.params[self.core], keys, x, cond, null, jnp.float32(guidance), grid)
+        x = first_state(plan, keys, shape, latents)
+        if guided not in self._drawn:
+            self._drawn[guided] = drawing(self.networks[self.core].network, self.schedule, guided)
+        x = self._drawn[guided](self.params[self.core], keys, x, cond, null, jnp.float32(guidance), plan)
         return np.asarray(self._decode(self.params["vae"], x) if decode else x)
 
     def _check(self, prompts: Sequence[str], seeds: Sequence[int], negative: Sequence[str] | None) -> None:

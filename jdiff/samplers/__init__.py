@@ -28,6 +28,7 @@ from jdiff.samplers.grids import (
 from jdiff.samplers.heun import Heun
 from jdiff.samplers.ipndm import IPNDM, GradientEstimation
 from jdiff.samplers.langevin import AnnealedLangevin, PredictorCorrector
+from jdiff.samplers.limits import Clip, DynamicThreshold, Limit
 from jdiff.samplers.loop import checked, integrate, sample
 from jdiff.samplers.noise import brownian, independent
 from jdiff.samplers.pndm import PNDM
@@ -36,6 +37,7 @@ from jdiff.samplers.sa_solver import SASolver
 from jdiff.samplers.sde import EulerMaruyama, ReverseDiffusion
 from jdiff.samplers.search import SearchedGrid, load_grid, search
 from jdiff.samplers.seeds import SEEDS
+from jdiff.samplers.tabulated import Rows, Tabulated
 from jdiff.samplers.unipc import UniPC
 
 # The methods by the names that people know, with the settings that go by that name.
@@ -109,3 +111,4 @@ __all__ += ["ERSDE", "SEEDS", "Ancestral2", "AnnealedLangevin", "DPMpp2MSDE", "D
 __all__ += ["EulerMaruyama", "Interval", "PredictorCorrector", "Restart", "ReverseDiffusion", "SASolver"]
 __all__ += ["DEIS", "IPNDM", "OTHER_NAMES", "PNDM", "RES", "DPMSolver", "DPMSolver2M", "GradientEstimation", "UniPC"]
 __all__ += ["NoiseEnergy", "Solved", "integrate_adaptive", "noise_energy", "sample_adaptive"]
+__all__ += ["Clip", "DynamicThreshold", "Limit", "Rows", "Tabulated"]
