@@ -1,58 +1,19 @@
 """`jdiff data VERB ...`: images and captions as shards, an index of them, and views to train on."""
 
-import collections
 import dataclasses
-import itertools
-import os
-import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from jdiff.cli.arguments import Verbs, chosen, show
 from jdiff.cli.data_encode import Encode, encode
+from jdiff.cli.data_shards import Index, Pack, counted, index_shards, pack_folder
 from jdiff.terminal import printable
 
 _MOST = 80
 """Characters of a licence or domain that are shown."""
 _NEEDS = "jdiff data needs the extra `data`, which has pyarrow and duckdb: pip install 'jdiff[data]'"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pack:
-    """What `jdiff data pack` takes."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Images, with captions in .txt or .json files beside them, or named by their subfolders."""
-    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
-    """Folder of the shards."""
-    per_shard: int = 1000
-    """Examples in a shard."""
-    json: bool = False
-    """Print the figures as JSON."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Index:
-    """What `jdiff data index` takes."""
-
-    shards: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Tar or ArrayRecord files, folders of them, or URLs of tar files. A table that img2dataset left beside a shard is
-    read with it."""
-    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
-    """Folder of the index; what it holds already is not read again."""
-    depth: str = "pixels"
-    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds thumbnail, and rejects what cannot be
-    decoded)."""
-    workers: int = 2
-    """Processes."""
-    max_reject_rate: float = 0.2
-    """Stop, naming the shard, when more of the examples than this are rejected."""
-    failed: bool = False
-    """Count what img2dataset could not download as rejected, by reason, where its tables say so."""
-    json: bool = False
-    """Print the figures as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,56 +88,6 @@ class Report:
     """Print the figures as JSON."""
 
 
-def _pack(arguments: Pack) -> None:
-    from jdiff.data.pack import pack
-
-    left_out: dict[str, int] = {}
-    shards = pack(
-        arguments.folder,
-        arguments.out,
-        per_shard=arguments.per_shard,
-        progress=_counted("packed"),
-        left_out=left_out.update,
-    )
-    figures = {"out": str(arguments.out), "shards": len(shards), "bytes": sum(path.stat().st_size for path in shards)}
-    lines = [f"files left out: {', '.join(f'{reason} {count}' for reason, count in left_out.items())}"] * bool(left_out)
-    figures["left_out"] = left_out
-    show(arguments, figures, f"{len(shards)} shards in {arguments.out}, {figures['bytes']:,} bytes", *lines)
-
-
-def _index(arguments: Index) -> None:
-    from jdiff.data.index import build, told
-
-    shards, left_out = [], collections.Counter()
-    for name in arguments.shards:
-        some, others = _shards(name)
-        shards += some
-        left_out += others
-    parts = build(
-        shards,
-        arguments.out,
-        depth=arguments.depth,  # pyright: ignore[reportArgumentType]
-        workers=arguments.workers,
-        max_reject_rate=arguments.max_reject_rate,
-        failed=arguments.failed,
-        progress=lambda part, done, total: _counted("indexed")(done, total),
-    )
-    reasons: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part.rejected.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    seen, used = sum(part.seen for part in parts), sum(part.used for part in parts)
-    figures = {"out": str(arguments.out), "shards": len(parts), "seen": seen, "used": used, "rejected": reasons}
-    figures["left_out"] = dict(left_out)
-    show(
-        arguments,
-        figures,
-        f"{arguments.out}: {len(parts)} shards, {seen} examples seen = {used} used + {seen - used} rejected",
-        *([f"rejected: {told(reasons)}"] if reasons else []),
-        *([f"files left out: {told(left_out)}"] if left_out else []),
-    )
-
-
 def _filter(arguments: Filter) -> None:
     from jdiff.data.filter import Recipe, make_view
 
@@ -220,7 +131,7 @@ def _dedup(arguments: Dedup) -> None:
 def _score(arguments: Score) -> None:
     from jdiff.data.scores import score
 
-    counts = score(arguments.index, _scorer(arguments), progress=_counted("scored shards"))
+    counts = score(arguments.index, _scorer(arguments), progress=counted("scored shards"))
     show(
         arguments,
         counts,
@@ -273,7 +184,7 @@ def _report(arguments: Report) -> None:
 
 
 def _encode(arguments: Encode) -> None:
-    figures = encode(arguments, _counted)
+    figures = encode(arguments, counted)
     lines = [
         f"{kind}: {', '.join(f'{count} {name}' for name, count in figures[kind].items())}"
         for kind in ("images", "texts")
@@ -282,47 +193,9 @@ def _encode(arguments: Encode) -> None:
     show(arguments, figures, f"{arguments.out}: float16", *lines)
 
 
-def _shards(name: str) -> tuple[list[str], "collections.Counter[str]"]:
-    """A folder stands for the tar and ArrayRecord files below it; beside them what is left out, by reason."""
-    from jdiff.data.array_records import is_records
-    from jdiff.data.stores import is_url
-    from jdiff.data.walk import files, path_of
-
-    if is_url(name) or not Path(name).is_dir():
-        return [name], collections.Counter()
-    names, left_out = files(name)
-    shards = [file for file in names if file.endswith(".tar") or is_records(file)]
-    tables = {file.removesuffix(".tar") + ".parquet" for file in shards}
-    others = sorted(set(names) - set(shards) - tables)
-    for kind, those in itertools.groupby(sorted(others, key=_kind), _kind):
-        first, *more = those
-        left_out[f"{kind} ({first}{', ...' if more else ''})"] = 1 + len(more)
-    if not shards:
-        told = "".join(f"; left out: {count} {reason}" for reason, count in left_out.items())
-        raise ValueError(f"folder {name} has no tar files and no ArrayRecord files{told}")
-    return [os.path.join(name, path_of(shard)) for shard in shards], left_out
-
-
-def _kind(file: str) -> str:
-    """The suffix of a file, with that before it where it is of an archive."""
-    suffixes = PurePosixPath(file).suffixes
-    return "".join(suffixes[-2:] if suffixes[-2:-1] == [".tar"] else suffixes[-1:]) or "without a suffix"
-
-
-def _counted(what: str) -> Any:
-    """Progress, on standard error where somebody watches it."""
-
-    def tell(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\r\033[K" if done == total else ""
-            print(f"\r\033[K{what} {done} of {total}{end}", end="", file=sys.stderr, flush=True)
-
-    return tell
-
-
 VERBS: Verbs = {
-    "pack": (Pack, _pack, "make shards of a folder of images"),
-    "index": (Index, _index, "read shards once and write a table of their examples"),
+    "pack": (Pack, pack_folder, "make shards of a folder of images"),
+    "index": (Index, index_shards, "read shards once and write a table of their examples"),
     "filter": (Filter, _filter, "choose rows of an index by SQL: a view to train on"),
     "dedup": (Dedup, _dedup, "find exact and near duplicates in an index, of pictures, captions or embeddings"),
     "encode": (Encode, _encode, "write latents and text embeddings of a view, to train on"),

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from jdiff.locks import locked
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encode:
@@ -35,7 +37,7 @@ class Encode:
 def encode(arguments: Encode, progress: Callable[[str], Any]) -> dict[str, Any]:
     """Writes it all. Returns counts of images and captions."""
     from jdiff.data.buckets import Buckets
-    from jdiff.data.encode import claim, encode_captions, encode_images
+    from jdiff.data.encode import claim
     from jdiff.data.view import View
     from jdiff.pipelines import image_coder, prompt_encoder
 
@@ -57,7 +59,16 @@ def encode(arguments: Encode, progress: Callable[[str], Any]) -> dict[str, Any]:
         "per_shard": arguments.per_shard,
         "dtype": "float16",
     }
-    claim(arguments.out, plan)
+    with locked(arguments.out, what="encoding"):
+        claim(arguments.out, plan)
+        return _encoded(arguments, view, images, prompts, buckets, progress)
+
+
+def _encoded(
+    arguments: Encode, view: Any, images: Any, prompts: Any, buckets: Any, progress: Callable[[str], Any]
+) -> dict[str, Any]:
+    from jdiff.data.encode import encode_captions, encode_images
+
     sizes = {"batch_size": arguments.batch_size, "per_shard": arguments.per_shard}
     told = encode_images(view, arguments.out, images.encode, buckets, progress=progress("images, shard"), **sizes)
     figures: dict[str, Any] = {"out": str(arguments.out), "images": told}

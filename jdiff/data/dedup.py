@@ -19,15 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jdiff.atomic_files import replaced
 from jdiff.data.clusters import LARGEST, caption_vectors, pairs_close, plain
 from jdiff.data.encoded import hashes
 from jdiff.data.likeness import BYTES
 from jdiff.data.near import pairs_alike
 from jdiff.data.parts import Part, fingerprint, parts_of
 from jdiff.data.scores import embeddings
-from jdiff.data.sealed import replacing, seal
+from jdiff.data.sealed import seal
 from jdiff.data.spill import Spill
 from jdiff.data.sql import DEDUP, dedup_file
+from jdiff.locks import locked
 
 RULE = "most pixels, then longest caption, then first by shard and offset"
 _COLUMNS = ["shard", "key", "offset", "width", "height", "caption", "sha256", "reject"]
@@ -51,8 +53,11 @@ def deduplicate(index: Path, *, by: str = "pictures", distance: float | None = N
     if distance != -1 and not 0 <= distance <= _LARGEST[by]:
         raise ValueError(f"distance must be in 0..{_LARGEST[by]}, or -1 for exact duplicates alone; got {distance}")
     parts = parts_of(index)
-    path = dedup_file(index, by)
-    path.parent.mkdir(exist_ok=True)
+    with locked(dedup_file(index, by).parent, what=f"deduplicating by {by}"):
+        return _deduplicated(index, parts, by, distance)
+
+
+def _deduplicated(index: Path, parts: dict[Path, Part], by: str, distance: float) -> dict[str, Any]:
     rows = _rows(list(parts), by)
     if by == "pictures":
         _check(index, rows["sha256"], "bytes")
@@ -90,7 +95,7 @@ def deduplicate(index: Path, *, by: str = "pictures", distance: float | None = N
         "rule": RULE,
     }
     described = counts | {"index": fingerprint(parts.values())}
-    with replacing(path) as unfinished:
+    with replaced(dedup_file(index, by)) as unfinished:
         pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(described)}), unfinished)
         seal(unfinished)
     return counts

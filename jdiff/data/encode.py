@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jdiff.atomic_files import replaced, write_atomically
 from jdiff.data.buckets import Buckets, Crop, crop
 from jdiff.data.headers import RejectError
 from jdiff.data.reader import Reader
-from jdiff.data.sealed import replacing, seal
+from jdiff.data.sealed import seal
 from jdiff.data.shards import Shards
 from jdiff.data.tar import ShardError, members
 from jdiff.data.view import View
 from jdiff.data.walk import name_of
 from jdiff.json_files import read_object
+from jdiff.locks import NAME as LOCK
 
 Tell = Callable[[int, int], None]
 PLAN = "encoded.json"
@@ -55,11 +57,10 @@ def claim(out: Path, plan: dict[str, Any]) -> None:
         if before != json.loads(text):
             names = sorted(name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name))
             raise ValueError(f"out {out} was encoded from something else, differing in {', '.join(names)}")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path.name not in (LOCK, f".{record.name}.tmp") for path in out.iterdir()):
         raise ValueError(f"out {out} is not empty and holds nothing encoded; choose an empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(record) as unfinished:
-        unfinished.write_text(text)
+    write_atomically(record, text)
 
 
 def encode_images(
@@ -215,7 +216,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _write_tar(path: Path, parts: Iterable[tuple[str, bytes]]) -> None:
     path.parent.mkdir(exist_ok=True)
-    with replacing(path) as unfinished, tarfile.open(unfinished, "w") as tar:
+    with replaced(path) as unfinished, tarfile.open(unfinished, "w") as tar:
         for name, data in parts:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o644
@@ -225,7 +226,7 @@ def _write_tar(path: Path, parts: Iterable[tuple[str, bytes]]) -> None:
 def _write_table(path: Path, schema: pa.Schema, rows: list[tuple[Any, ...]]) -> None:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
-    with replacing(path) as unfinished:
+    with replaced(path) as unfinished:
         with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(table)
         seal(unfinished)

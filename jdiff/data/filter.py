@@ -20,16 +20,18 @@ from urllib.parse import urlsplit
 import duckdb
 import pyarrow as pa
 
+from jdiff.atomic_files import replaced
 from jdiff.data import captions
 from jdiff.data.drawings import HELD_OUT_FRACTION
 from jdiff.data.examples import caption_of
-from jdiff.data.parts import fingerprint, parts_of
+from jdiff.data.parts import Part, fingerprint, parts_of
 from jdiff.data.recaption import read_captions
 from jdiff.data.scores import Scored, scored
-from jdiff.data.sealed import replacing, seal
+from jdiff.data.sealed import seal
 from jdiff.data.sql import check_expression, connect, dedup_file, first_line
 from jdiff.data.view import CHUNK, COLUMNS
 from jdiff.data.view_check import check_rows
+from jdiff.locks import locked
 
 __all__ = ["Recipe", "dedup_file", "make_view"]
 
@@ -69,6 +71,20 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     parts = parts_of(index)
     mark = fingerprint(parts.values())
     table, written = read_captions(recipe.captions) if recipe.captions else (None, None)
+    # Beside the view, since a folder may get several at a time.
+    with locked(out.with_name(f".{out.name}.lock"), what="filtering"):
+        return _written(index, out, recipe, parts, mark, table, written)
+
+
+def _written(
+    index: Path,
+    out: Path,
+    recipe: Recipe,
+    parts: dict[Path, Part],
+    mark: str,
+    table: pa.Table | None,
+    written: str | None,
+) -> dict[str, Any]:
     spilled = out.with_name(f"{out.name}.{os.getpid()}.spilled")
     connection = connect(index, parts, mark, spilled, table, memory=_MEMORY, threads=_THREADS)
     weight = f"CAST((\n{recipe.weight}\n) AS DOUBLE)" if recipe.weight is not None else "CAST(NULL AS DOUBLE)"
@@ -85,7 +101,7 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     described["fingerprint"] = _sha256(sorted(described.items()))
     counts = collections.Counter(rows=0)
     try:
-        with replacing(out) as unfinished:
+        with replaced(out) as unfinished:
             schema = COLUMNS.with_metadata({"jdiff": json.dumps(described)})
             with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, schema) as writer:
                 chosen = _chosen(connection, query, recipe, number, counts)

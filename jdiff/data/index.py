@@ -23,6 +23,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jdiff.atomic_files import replaced
 from jdiff.data.array_records import ELSEWHERE, RecordReader, is_records, opened, record_examples
 from jdiff.data.captions import script_of
 from jdiff.data.decode import decode
@@ -31,9 +32,10 @@ from jdiff.data.headers import RejectError, read_header
 from jdiff.data.likeness import thumbnail
 from jdiff.data.parts import SCHEMA, Depth, Part, fingerprint, part_name, parts_of, read_part, told
 from jdiff.data.reader import Ahead, Window, absolute, stamp
-from jdiff.data.sealed import replacing, seal
+from jdiff.data.sealed import seal
 from jdiff.data.side_files import read_side, side_stamp
 from jdiff.data.stores import check_url, is_url
+from jdiff.locks import locked
 
 __all__ = ["build", "fingerprint", "index_shard", "part_name", "parts_of", "read_part", "told"]
 
@@ -57,7 +59,7 @@ def build(
     With `failed`, what img2dataset could not download counts as rejected, where it left a table beside the shard that
     says so. `progress` is told every new part, and how many of how many are done. Raises ValueError where a shard does
     not exist or is named twice, and, naming the shard, where more than `max_reject_rate` of the examples are rejected;
-    parts that are written by then stay.
+    parts that are written by then stay. So it does where another process writes into `out`.
     """
     if depth not in get_args(Depth):
         raise ValueError(f"depth must be one of {', '.join(get_args(Depth))}; got {depth!r}")
@@ -77,7 +79,20 @@ def build(
     stamps = {name: _stamp(name, failed) for name in names}
     if out.exists() and not out.is_dir():
         raise ValueError(f"index {out} must be a folder; it is a file")
-    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, what="indexing"):
+        return _built(names, stamps, out, depth, workers, max_reject_rate, failed, progress)
+
+
+def _built(
+    names: list[str],
+    stamps: dict[str, str],
+    out: Path,
+    depth: Depth,
+    workers: int,
+    max_reject_rate: float,
+    failed: bool,
+    progress: Callable[[Part, int, int], None],
+) -> list[Part]:
     kept = {name: part for name in names if (part := _fresh(out / part_name(name), stamps[name], depth))}
     parts, totals = [], collections.Counter()
     for name, part in zip(names, _made(names, kept, out, depth, failed, workers), strict=True):
@@ -181,7 +196,7 @@ def index_shard(shard: str, out: Path, depth: Depth, failed: bool) -> Part:
         bytes_needed=counts["needed"],
     )
     table = table.replace_schema_metadata({"jdiff": json.dumps(dataclasses.asdict(part))})
-    with replacing(out / part_name(shard)) as unfinished:
+    with replaced(out / part_name(shard)) as unfinished:
         pq.write_table(table, unfinished, compression="zstd")
         seal(unfinished)
     return part

@@ -17,9 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jdiff.atomic_files import replaced, write_atomically
 from jdiff.data.examples import IMAGES
 from jdiff.data.metadata import captions_in, is_table
 from jdiff.data.walk import files, path_of
+from jdiff.locks import NAME as LOCK
+from jdiff.locks import locked
 
 _BESIDE = (".txt", ".json")
 
@@ -51,18 +54,27 @@ def pack(
         raise ValueError(f"folder {folder} has no images ({', '.join(sorted(IMAGES))})")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder; {out} is a file")
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, names, per_shard)
     captions = captions_in(folder, found) or {}
+    with locked(out, what="packing"):
+        _claim(out, names, per_shard)
+        return _packed(folder, out, names, captions, per_shard, progress)
+
+
+def _packed(
+    folder: Path,
+    out: Path,
+    names: list[str],
+    captions: dict[str, str],
+    per_shard: int,
+    progress: Callable[[int, int], None],
+) -> list[Path]:
     shards = []
     for number, first in enumerate(range(0, len(names), per_shard)):
         shards.append(out / f"{number:05}.tar")
         if not shards[-1].exists():
-            unfinished = shards[-1].with_suffix(".tmp")
-            with tarfile.open(unfinished, "w") as tar:
+            with replaced(shards[-1]) as unfinished, tarfile.open(unfinished, "w") as tar:
                 for place, name in enumerate(names[first : first + per_shard], first):
                     _add(tar, f"{place:09}", folder, name, captions)
-            os.replace(unfinished, shards[-1])
         progress(min(first + per_shard, len(names)), len(names))
     return shards
 
@@ -73,14 +85,13 @@ def _claim(out: Path, names: list[str], per_shard: int) -> None:
     for name in names:
         digest.update(os.fsencode(path_of(name)) + b"\0")
     plan = json.dumps({"per_shard": per_shard, "files": len(names), "sha256": digest.hexdigest()})
-    record, unfinished = out / "packed.json", out / "packed.tmp"
+    record = out / "packed.json"
     if record.exists():
         if record.read_text() != plan:
             raise ValueError(f"out {out} holds shards of other files or another per_shard; choose an empty folder")
-    elif any(path != unfinished for path in out.iterdir()):
+    elif any(path.name not in (LOCK, f".{record.name}.tmp") for path in out.iterdir()):
         raise ValueError(f"out {out} is not empty and holds no shards of this folder; choose an empty folder")
-    unfinished.write_text(plan)
-    os.replace(unfinished, record)
+    write_atomically(record, plan)
 
 
 def _add(tar: tarfile.TarFile, key: str, folder: Path, name: str, captions: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ of its name, the score is the column.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,17 +18,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from jdiff.atomic_files import replaced
 from jdiff.data.array_records import opened
 from jdiff.data.decode import decode
 from jdiff.data.headers import RejectError
 from jdiff.data.parts import Part, part_name, parts_of
 from jdiff.data.reader import stamp
-from jdiff.data.sealed import check_seal, replacing, seal
+from jdiff.data.sealed import check_seal, seal
 from jdiff.json_files import parse_object
+from jdiff.locks import locked
 
 SCORES = "scores"
 BATCH = 32
 _KEYS = ("shard", "key", "offset")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class Scorer(Protocol):
@@ -71,11 +75,18 @@ def score(
     """Scores what `scorer` has not scored yet. Returns counts: of shards and examples scored now, of those that cannot
     be decoded, which have no score, and of shards that had their scores.
 
-    Raises ValueError where a shard is not as it was when it was indexed.
+    Raises ValueError where a shard is not as it was when it was indexed, where SQL cannot name a column of the scorer,
+    or where another process scores the same.
     """
     parts = parts_of(index)
     folder = index / SCORES / scorer.name
-    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, what="scoring"):
+        return _scored_parts(parts, folder, scorer, progress)
+
+
+def _scored_parts(
+    parts: dict[Path, Part], folder: Path, scorer: Scorer, progress: Callable[[int, int], None]
+) -> dict[str, int]:
     counts = {"shards": 0, "examples": 0, "cannot_be_decoded": 0, "shards_before": 0}
     for done, (path, part) in enumerate(parts.items(), 1):
         out = folder / part_name(part.shard)
@@ -89,7 +100,7 @@ def score(
         counts["shards"] += 1
         counts["examples"] += len(rows)
         counts["cannot_be_decoded"] += undecoded
-        with replacing(out) as unfinished:
+        with replaced(out) as unfinished:
             pq.write_table(table.replace_schema_metadata({"jdiff": json.dumps(mark)}), unfinished, compression="zstd")
             seal(unfinished)
         progress(done, len(parts))
@@ -130,6 +141,12 @@ def embeddings(index: Path, parts: dict[Path, Part]) -> tuple[pa.Table, str]:
     )
 
 
+def check_name(name: str, scorer: str) -> None:
+    """Raises ValueError for a scorer's column that SQL cannot name without quotes."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"scorer {scorer} gives a column {name!r}; its name must be of letters, digits and _")
+
+
 def _mark(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
@@ -152,6 +169,8 @@ def _scored(rows: pa.Table, part: Part, scorer: Scorer) -> tuple[pa.Table, int]:
         keys += [{name: row[name] for name in _KEYS} for row in some]
         values.append(scorer(images, [row["caption"] for row in some]))
     columns: dict[str, Any] = {name: [row[name] for row in keys] for name in _KEYS}
+    for name in values[0] if values else ():
+        check_name(name, scorer.name)
     for name in values[0] if values else ():
         column = np.concatenate([batch[name] for batch in values])
         columns[name] = _column(column)

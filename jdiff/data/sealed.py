@@ -1,14 +1,12 @@
-"""Files that are written whole or not at all, and Arrow and Parquet files that carry their own SHA-256.
+"""Arrow and Parquet files that carry their own SHA-256.
 
 Both formats end with a footer, its length and a mark, and are read from there; bytes before the footer that nothing
 points to are ignored. The digest stands in them, of all other bytes: any reader of the format reads a sealed file, and
 a changed one is found before a library that trusts its offsets maps it.
 """
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,27 +14,6 @@ _MARK = b"jdiff sha256\0\0\0\0"
 _BLOCK = len(_MARK) + 32
 _ENDS = (b"ARROW1", b"PAR1")
 _CHUNK = 2**20
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when the context ends without an error, and is gone otherwise.
-
-    Raises OSError, naming `path`, where it cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        # Arrow's errors have a number and a text of several sentences.
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(f"{path} cannot be written: {why}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def seal(path: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jdiff.data.parts import SCHEMA, Part
-from jdiff.data.scores import scored
+from jdiff.data.scores import check_name, scored
 from jdiff.data.sealed import check_seal
 from jdiff.json_files import parse_object
 
@@ -97,7 +97,7 @@ def connect(
     for number, one in enumerate(one for one in scored(index, parts) if not one.missing):
         names = [name for name, kind in one.columns.items() if not pa.types.is_fixed_size_list(kind)]
         for name in names:
-            check_score(name, own, one.name)
+            _check_score(name, own, one.name)
             own.add(name.lower())
         fields += [f"x{number}.{_name(name)} AS {_name(name)}" for name in names]
         joins.append(f'LEFT JOIN read_parquet([{_literals(one.files)}]) x{number} USING (shard, key, "offset")')
@@ -128,10 +128,9 @@ def connect(
     return connection
 
 
-def check_score(name: str, taken: Iterable[str], scorer: str) -> None:
+def _check_score(name: str, taken: set[str], scorer: str) -> None:
     """Raises ValueError for a scorer's column that SQL cannot name, or whose name is taken."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"scorer {scorer} gives a column {name!r}; its name must be of letters, digits and _")
+    check_name(name, scorer)
     if name.lower() in taken:
         raise ValueError(f"scorer {scorer} gives a column {name!r}, which the index or another scorer has")
 
