@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jdiff.atomic_files import replaced, write_atomically
+from jdiff.atomic_files import remove_unfinished, replaced, write_atomically
 from jdiff.data.buckets import Buckets, Crop, crop
 from jdiff.data.headers import RejectError
 from jdiff.data.reader import Reader
@@ -60,6 +60,8 @@ def claim(out: Path, plan: dict[str, Any]) -> None:
     elif out.exists() and any(path.name not in (LOCK, f".{record.name}.tmp") for path in out.iterdir()):
         raise ValueError(f"out {out} is not empty and holds nothing encoded; choose an empty folder")
     out.mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "latents", out / "texts"):
+        remove_unfinished(folder)
     write_atomically(record, text)
 
 

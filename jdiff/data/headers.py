@@ -63,12 +63,15 @@ def _png(start: bytes, file: BinaryIO) -> Header:
     checked(Header("PNG", width, height), width * height * _CHANNELS.get(colour, 1) * depth // 8)
     # In memory all chunks are looked at, of which Pillow handles each in Python; else those before the pixels.
     exif, whole = b"", isinstance(file, io.BytesIO)
-    at, number, packed = 8, 0, 0
+    at, number, packed, pixels, animated = 8, 0, 0, False, False
     while True:
         file.seek(at)
         head = file.read(8)
-        if len(head) < 8 or head[4:] == b"IEND" or (head[4:] == b"IDAT" and not whole):
+        pixels |= head[4:] == b"IDAT"
+        # Of an animation, only the first frame's chunks are read.
+        if len(head) < 8 or head[4:] == b"IEND" or (pixels and (not whole or (animated and head[4:] == b"fcTL"))):
             break
+        animated |= head[4:] == b"acTL" and int.from_bytes(file.read(4)) > 1
         if head[4:] == b"eXIf":
             exif = file.read(min(int.from_bytes(head[:4]), 2**16))
         at, number = at + 12 + int.from_bytes(head[:4]), number + 1

@@ -23,7 +23,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jdiff.atomic_files import replaced
+from jdiff.atomic_files import remove_unfinished, replaced
 from jdiff.data.array_records import ELSEWHERE, RecordReader, is_records, opened, record_examples
 from jdiff.data.captions import script_of
 from jdiff.data.decode import decode
@@ -80,6 +80,7 @@ def build(
     if out.exists() and not out.is_dir():
         raise ValueError(f"index {out} must be a folder; it is a file")
     with locked(out, what="indexing"):
+        remove_unfinished(out)
         return _built(names, stamps, out, depth, workers, max_reject_rate, failed, progress)
 
 

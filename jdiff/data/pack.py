@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jdiff.atomic_files import replaced, write_atomically
+from jdiff.atomic_files import remove_unfinished, replaced, write_atomically
 from jdiff.data.examples import IMAGES
 from jdiff.data.metadata import captions_in, is_table
 from jdiff.data.walk import files, path_of
@@ -56,6 +56,7 @@ def pack(
         raise ValueError(f"out must be a folder; {out} is a file")
     captions = captions_in(folder, found) or {}
     with locked(out, what="packing"):
+        remove_unfinished(out)
         _claim(out, names, per_shard)
         return _packed(folder, out, names, captions, per_shard, progress)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from jdiff.atomic_files import replaced
+from jdiff.atomic_files import remove_unfinished, replaced
 from jdiff.data.array_records import opened
 from jdiff.data.decode import decode
 from jdiff.data.headers import RejectError
@@ -81,6 +81,7 @@ def score(
     parts = parts_of(index)
     folder = index / SCORES / scorer.name
     with locked(folder, what="scoring"):
+        remove_unfinished(folder)
         return _scored_parts(parts, folder, scorer, progress)
 
 

@@ -20,6 +20,7 @@ BLOCK = 512
 _RECORD = 20 * BLOCK
 _RECORDS = [2**bits for bits in range(14, 21)]
 _ZEROS = 2**16
+_AFTER_END = "data after the end of the tar file"
 _MAX_EXTENSION = 2**20
 _MAX_NAME = 1024
 _COMPRESSED = {b"\x1f\x8b": "gzip'd shard", b"BZh": "compressed shard", b"\xfd7zXZ": "compressed shard"} | {
@@ -57,6 +58,8 @@ def members(read: Read, length: int) -> Iterator[Member]:
         header = read(position, BLOCK)
         if len(header) < BLOCK:
             _refuse_compressed(header, position)
+            if zeros:
+                raise ShardError(_AFTER_END, complete=True)
             raise ShardError("truncated shard" if position else "not a tar file")
         if not header.strip(b"\0"):
             if extension:
@@ -70,7 +73,7 @@ def members(read: Read, length: int) -> Iterator[Member]:
         try:
             kind, size = _checked(header, position)
         except ShardError as damage:
-            raise ShardError("data after the end of the tar file", complete=True) if zeros else damage from None
+            raise ShardError(_AFTER_END, complete=True) if zeros else damage from None
         zeros = False
         start = position + BLOCK
         if kind in b"xgLK":

@@ -157,7 +157,7 @@ def test_a_killed_pack_goes_on(tmp_path):
         process.wait()
         there = {path.name: path.read_bytes() for path in out.glob("*.tar")}
         assert least <= len(there) < len(whole) and there.items() <= whole.items()
-    (out / "00020.tmp").write_bytes(b"half")
+    (out / ".00020.tar.tmp").write_bytes(b"half")
     assert {path.name: path.read_bytes() for path in pack(folder, out, per_shard=10)} == whole
     assert {path.name for path in out.iterdir()} == {*whole, "packed.json"}
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jdiff.data import index
 from jdiff.data.decode import decode
+from jdiff.data.examples import examples
 from jdiff.data.headers import RejectError, read_header
 from jdiff.data.tar import ShardError, members
 from tests.data import hostile
@@ -200,3 +201,51 @@ def test_wrong_numbers_end_a_shard_by_name(field):
     data[148:156] = b"%06o\0 " % total
     with pytest.raises(ShardError, match=r"damaged tar header|truncated shard|not a tar file"):
         list(members(lambda at, n: bytes(data[at : at + n]), len(data)))
+
+
+def faults_of(data):
+    """Counts of the reasons of a shard's examples; None for those that are used."""
+    return collections.Counter(example.fault for example in examples(lambda at, n: data[at : at + n], len(data)))
+
+
+def whole_shard(name="k", examples=40):
+    return hostile.shard_of({f"{name}{n:03}": hostile.pair("jpg", hostile.JPEG) for n in range(examples)})
+
+
+def test_the_second_half_of_a_shard_that_is_zeros_is_named():
+    whole = whole_shard()
+    for part in (0.1, 0.5, 0.8):
+        kept = int(len(whole) * part)
+        faults = faults_of(whole[:kept] + bytes(len(whole) - kept))
+        assert faults["zeros in place of members"] == 1 and faults[None] == pytest.approx(40 * part, abs=2)
+    assert faults_of(bytes(100_000)) == {"zeros in place of members": 1}
+
+
+def test_shards_that_were_put_together_are_read_to_the_end():
+    one, other = whole_shard("a"), whole_shard("b")
+    assert faults_of(one + other) == {None: 80}
+    assert faults_of(one + one) == {None: 40, "duplicate key": 40}
+    # A hole in the middle: what follows begins within a member.
+    assert faults_of(one[:60_000] + bytes(60_000) + one[120_000:])["data after the end of the tar file"] == 1
+
+
+@pytest.mark.parametrize("rest", [b"x" * 100, b"x" * 2048, b"\x1f\x8b" + b"z" * 700, bytes(511) + b"x"])
+def test_what_follows_the_end_of_a_shard_is_named(rest):
+    assert faults_of(whole_shard() + rest) == {None: 40, "data after the end of the tar file": 1}
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 20, 40, 128, 2048])
+def test_padding_of_any_writer_is_no_loss(tmp_path, blocks):
+    for n in range(5):
+        (tmp_path / f"{n}.jpg").write_bytes(hostile.JPEG)
+        (tmp_path / f"{n}.txt").write_text("a caption")
+    names = [f"{n}.{kind}" for n in range(5) for kind in ("jpg", "txt")]
+    subprocess.run(["tar", "-b", str(blocks), "-cf", "s.tar", *names], cwd=tmp_path, check=True)
+    assert faults_of((tmp_path / "s.tar").read_bytes()) == {None: 5}
+
+
+def test_an_end_of_one_block_or_none_beyond_two_is_an_end():
+    data = whole_shard().rstrip(b"\0")
+    data += bytes(-len(data) % 512)
+    for blocks in (1, 2, 3):
+        assert faults_of(data + bytes(512 * blocks)) == {None: 40}
