@@ -87,7 +87,7 @@ def config_of(fields: Mapping[str, Any], path: Path | str, expected: type | None
     if expected is not None and known[ours] is not expected:
         raise ValueError(f"{path} is of class {name}, not {expected.published}")
     if name == "Transformer2DModel":
-        wrong = [f"{key}={fields.get(key)!r}" for key, value in DIT.items() if fields.get(key) != value]
+        wrong = [f"{key}={_short(fields.get(key))}" for key, value in DIT.items() if fields.get(key) != value]
         if wrong:
             raise ValueError(f"{path} is a Transformer2DModel with {', '.join(wrong)}, which is no DiT")
     return _config(known[ours], fields, path)
@@ -97,7 +97,7 @@ def _class_name(fields: Mapping[str, Any], path: Path | str) -> str:
     listed = fields.get("architectures") or [None]
     name = fields.get("_class_name") or (listed[0] if isinstance(listed, list) else listed)
     if not isinstance(name, str):
-        raise ValueError(f"{path}: _class_name or architectures must name one class, got {name!r}")
+        raise ValueError(f"{path}: _class_name or architectures must name one class, got {_short(name)}")
     return name
 
 
@@ -105,7 +105,7 @@ def _inside(fields: Mapping[str, Any], section: str, path: Path | str) -> dict[s
     """The fields of one part of a config of several; older files say some of them once more, and mean those."""
     parts = [fields.get(key) or {} for key in (section, f"{section}_dict")]
     if not all(isinstance(part, Mapping) for part in parts):
-        raise ValueError(f"{path}: {section} must be an object, got {fields.get(section)!r}")
+        raise ValueError(f"{path}: {section} must be an object, got {_short(fields.get(section))}")
     return parts[0] | parts[1]
 
 
@@ -130,7 +130,7 @@ def _config(config: type, fields: Mapping[str, Any], path: Path | str) -> Any:
         made = config(**values)
     except ValueError as error:
         raise ValueError(f"{path}, fields of {config.published}: {error}") from error
-    wrong = [f"{key}={given[key]!r}" for key in derived if key in given and given[key] != getattr(made, key)]
+    wrong = [f"{key}={_short(given[key])}" for key in derived if key in given and given[key] != getattr(made, key)]
     if wrong:
         raise ValueError(f"{path}, fields of {config.published}: {', '.join(wrong)} contradict {made}")
     rest = {key: value for key, value in given.items() if key not in own}
@@ -222,7 +222,10 @@ def _in_range(name: str, value: int) -> int:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply"
     return text if len(text) < 200 else f"{text[:200]}..."
 
 

@@ -4,7 +4,9 @@ A tokenizer.json names steps that are run on every text. Those of CLIP and T5 ar
 make a text longer, and patterns that repeat what repeats can take longer than anyone waits, so they are refused.
 """
 
+import base64
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 from jdiff.json_files import read_object
 
 MOST_STEPS = 16  # of normalizers and of pre-tokenizers; CLIP and T5 have at most four
-MOST_GROWTH = 4  # characters that a replacement may put in the place of one
+MOST_GROWTH = 16  # times as long as it was that a text may become by all replacements
 MOST_TOKENS = 10**6
 MOST_BYTES = 2**26
 # A group that ends in a repetition and is repeated itself.
@@ -31,6 +33,9 @@ def checked_tokenizer(path: Path) -> str:
             raise ValueError(f"{path}: its {part} has {len(kinds)} steps; CLIP's and T5's have fewer than {MOST_STEPS}")
         for step in steps:
             _check_step(path, part, step)
+        growth = math.prod(max(1, _added(step)) for step in steps)
+        if growth > MOST_GROWTH:
+            raise ValueError(f"{path}: its {part} makes texts {min(growth, 10**9)} times as long as they are")
     model = fields.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict | list) or not len(vocabulary) <= MOST_TOKENS:
@@ -40,20 +45,38 @@ def checked_tokenizer(path: Path) -> str:
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """The objects inside a value, and it."""
-    if isinstance(value, dict):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _objects(inner)
+    """The objects inside a value, and it; without recursion, as they may be deep."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            yield value
+        left.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
 
 
 def _check_step(path: Path, part: str, step: dict[str, Any]) -> None:
     for pattern in (step.get("Regex"), step.get("String")):
         if isinstance(pattern, str) and (len(pattern) > 500 or NESTED.search(pattern)):
             raise ValueError(f"{path}: its {part} has a pattern that may take forever: {pattern[:100]!r}")
-    added = [step[key] for key in ("content", "prepend") if isinstance(step.get(key), str)]
-    if step.get("type") in ("Replace", "Prepend") and any(len(text) > MOST_GROWTH for text in added):
-        raise ValueError(f"{path}: its {part} makes texts longer: {added[0][:100]!r}")
+    if "precompiled_charsmap" in step and not _is_map(step["precompiled_charsmap"]):
+        raise ValueError(f"{path} cannot be read: its {part} has a precompiled_charsmap that is none")
+
+
+def _added(step: dict[str, Any]) -> int:
+    """Characters that a step puts in the place of others."""
+    texts = [step.get("content"), step.get("prepend")] if step.get("type") in ("Replace", "Prepend") else []
+    return max((len(text) for text in texts if isinstance(text, str)), default=0)
+
+
+def _is_map(text: Any) -> bool:
+    """Whether a text is a compiled map of characters: the size of a tree, the tree, and strings. The library stops the
+    program's thread for another."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        return False
+    size = int.from_bytes(data[:4], "little")
+    return len(data) > 4 and size % 4 == 0 and 0 < size <= len(data) - 4
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ Special tokens are found in the text as well. Stable Diffusion 2 and the second 
 "!" in their prompts has the id of padding, in transformers as here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from jdiff.json_files import read_object
 from jdiff.text.files import checked_tokenizer, read_merges, read_vocabulary
-from jdiff.text.tokenizer import Tokenizer
+from jdiff.text.tokenizer import Tokenizer, built
 
 WORD_END = "</w>"
 # What a word is to CLIP: its two special tokens, English endings, letters, one digit, or a run of anything else.
@@ -68,11 +68,11 @@ def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if whole.exists():
         text = checked_tokenizer(whole)
-        return _built(folder, whole.name, lambda: tokenizers.Tokenizer.from_str(text))
+        return built(f"{folder}: {whole.name}", lambda: tokenizers.Tokenizer.from_str(text))
     if vocabulary.exists() and merges.exists():
         words, pairs = read_vocabulary(vocabulary), read_merges(merges)
         unknown = _text(settings.get("unk_token") or CLIP["unk_token"])
-        return _built(folder, f"{vocabulary.name} and {merges.name}", lambda: _clip(words, pairs, unknown))
+        return built(f"{folder}: {vocabulary.name} and {merges.name}", lambda: _clip(words, pairs, unknown))
     if (folder / "spiece.model").exists():
         raise ValueError(
             f"{folder} holds spiece.model alone. Where transformers and sentencepiece are installed, this makes its "
@@ -80,19 +80,6 @@ def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
             f"save_pretrained('{folder}')\""
         )
     raise FileNotFoundError(f"{folder} holds no tokenizer.json, and no vocab.json with merges.txt")
-
-
-def _built(folder: Path, files: str, build: Callable[[], Any]) -> Any:
-    """What the library builds. Raises ValueError for its errors, and for its panics."""
-    try:
-        return build()
-    except Exception as error:  # the library raises this class and no other
-        raise ValueError(f"{folder}: {files} cannot be read: {error}") from error
-    except BaseException as error:
-        # A panic of the library, which is no Exception.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{folder}: {files} cannot be read: {error}") from error
 
 
 def _clip(vocabulary: Any, merges: Any, unknown: str) -> tokenizers.Tokenizer:
@@ -163,7 +150,7 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
         listed[int(i)] = AddedToken(text, special=text in names, normalized=text not in names)
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     known |= {token.content for token in listed.values()}
-    add = lambda tokens: _built(folder, "its added tokens", lambda: backend.add_tokens(tokens))
+    add = lambda tokens: built(f"{folder}: its added tokens", lambda: backend.add_tokens(tokens))
     add([listed[i] for i in sorted(listed)])
     absent = [f"{key} {_text(token)!r}" for key, token in special.items() if backend.token_to_id(_text(token)) is None]
     if absent:

@@ -5,16 +5,17 @@ encoder takes is refused, or becomes several pieces, each framed, whose embeddin
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 
 from jdiff.text.weights import Segment, parse
 
+PLAIN = {"add_special_tokens": False}
 LONG = ("refuse", "chunk")
 
 
@@ -27,6 +28,18 @@ class Tokens(NamedTuple):
     """bool: where there is a token, also begin and end; nowhere in a piece that a prompt does not have."""
     weights: np.ndarray
     """float32: of each token; 1 at begin, end and padding, and everywhere unless weights were asked for."""
+
+
+def built(what: str, build: Callable[[], Any]) -> Any:
+    """What the library makes. Raises ValueError for its errors, and for its panics, which are no exceptions to it."""
+    try:
+        return build()
+    except Exception as error:  # the library raises this class and no other
+        raise ValueError(f"{what} cannot be read: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +99,7 @@ class Tokenizer:
 
     def _framed_part(self, name: str, prompt: str, segments: list[Segment], long: str) -> list[Tokens]:
         """The pieces of what no BREAK divides."""
-        encoding = self.backend.encode("".join(part.text for part in segments), add_special_tokens=False)
+        encoding = built(name, lambda: self.backend.encode("".join(part.text for part in segments), **PLAIN))
         ids, count = encoding.ids, len(encoding.ids)
         if long == "refuse" and count > self.room:
             raise ValueError(
