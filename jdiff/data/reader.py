@@ -143,6 +143,11 @@ def stamp(shard: str) -> str:
     return f"{info['size']}:{mark}"
 
 
+def is_same(recorded: str, now: str) -> bool:
+    """Whether a shard has the stamp that an index recorded, which may go on with that of the table beside the shard."""
+    return f"{recorded}+".startswith(f"{now}+")
+
+
 def _asked(shard: str, method: str, **options: int) -> Any:
     """What the store of a shard answers. Stores have errors of their own: all of them become OSError.
 

@@ -23,7 +23,7 @@ from jdiff.data.array_records import opened
 from jdiff.data.decode import decode
 from jdiff.data.headers import RejectError
 from jdiff.data.parts import Part, part_name, parts_of
-from jdiff.data.reader import stamp
+from jdiff.data.reader import is_same, stamp
 from jdiff.data.sealed import check_seal, seal
 from jdiff.json_files import parse_object
 from jdiff.locks import locked
@@ -198,7 +198,7 @@ def _batches(rows: pa.Table, part: Part, at_least: int) -> Iterator[tuple[list[I
     if not len(rows):
         return
     try:
-        if stamp(part.shard) != part.stamp:
+        if not is_same(part.stamp, stamp(part.shard)):
             raise ValueError(f"shard {part.shard} has changed since it was indexed: index it again")
         with opened(part.shard) as reader:
             images, some = [], []

@@ -17,7 +17,7 @@ from jdiff.data.array_records import RecordReader, opened
 from jdiff.data.headers import RejectError
 from jdiff.data.order import mix
 from jdiff.data.patience import begun
-from jdiff.data.reader import Reader
+from jdiff.data.reader import Reader, is_same
 
 _OPEN = 256
 """Shards held open at once."""
@@ -116,10 +116,10 @@ class Shards:
             return reader
 
     def _is_unchanged(self, shard: int, reader: Reader | RecordReader) -> bool:
-        """Whether the stamp of a shard is the index's, which may go on with that of the table beside the shard."""
+        """Whether a shard has the stamp that the index recorded, if any."""
         if shard not in self._unchanged:
             recorded = self._shards[shard][1]
-            self._unchanged[shard] = not recorded or f"{recorded}+".startswith(f"{reader.stamp}+")
+            self._unchanged[shard] = not recorded or is_same(recorded, reader.stamp)
         return self._unchanged[shard]
 
 
