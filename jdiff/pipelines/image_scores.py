@@ -9,7 +9,6 @@ The picture's shorter side becomes the encoder's size, bicubic, and the middle i
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 from jdiff.interop import from_pretrained
 from jdiff.interop.pretrained import located
 from jdiff.interop.tensors import open_file
+from jdiff.json_files import read_object
 from jdiff.models import CLIPTextWithProjection, CLIPVisionWithProjection
 from jdiff.text import load_tokenizer
 from jdiff.typing import Array
@@ -44,9 +44,11 @@ class Pictures:
         self.config, network, self._params, _ = from_pretrained(self.folder, expected=CLIPVisionWithProjection)
         self._apply = jax.jit(lambda params, pixels: _unit(network.apply(params, pixels).image_embeds))
         path = self.folder / "preprocessor_config.json"
-        settings = json.loads(path.read_text()) if path.exists() else {}
-        self._mean = np.array(settings.get("image_mean", _MEAN), np.float32)
-        self._std = np.array(settings.get("image_std", _STD), np.float32)
+        settings = read_object(path) if path.exists() else {}
+        self._mean = _colours(path, "image_mean", settings.get("image_mean", _MEAN))
+        self._std = _colours(path, "image_std", settings.get("image_std", _STD))
+        if not (self._std > 0).all():
+            raise ValueError(f"{path}: image_std must be above 0, got {settings['image_std']!r}")
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         """float32 [N, projection_dim]."""
@@ -110,6 +112,14 @@ class HeadScorer:
         if self.name == "aesthetic":
             return {"aesthetic": values}
         return {self.name: values > 0, f"{self.name}_probability": 1 / (1 + np.exp(-values))}
+
+
+def _colours(path: Path, name: str, values: Any) -> np.ndarray:
+    """float32 [3]. Raises ValueError for what is not three numbers."""
+    number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(number, values)):
+        raise ValueError(f"{path}: {name} must be three numbers, got {values!r}")
+    return np.array(values, np.float32)
 
 
 def _unit(vectors: Array) -> Array:
