@@ -122,9 +122,11 @@ def connect(
     connection.execute("SET enable_external_access=false")
     connection.execute("SET lock_configuration=true")
     selected = ", ".join([f"e.*{replaced}", f"{recaptioned} AS recaptioned", *fields])
-    connection.execute(
-        f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{_literals(parts)}]) e {' '.join(joins)}"
-    )
+    view = f"CREATE VIEW examples AS SELECT {selected} FROM read_parquet([{_literals(parts)}]) e {' '.join(joins)}"
+    try:
+        connection.execute(view)
+    except duckdb.Error as error:
+        raise ValueError(f"index {index} cannot be read: {first_line(error)}; index, or score, again") from error
     return connection
 
 

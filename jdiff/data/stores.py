@@ -8,7 +8,7 @@ a class that this process itself registered with fsspec; fsspec's own other sche
 import re
 from typing import Any
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(://|::.*://)")
 PACKAGES = {
     **dict.fromkeys(("http", "https"), ("aiohttp", "data")),
     **dict.fromkeys(("s3", "s3a"), ("s3fs", "s3")),

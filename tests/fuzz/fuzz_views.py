@@ -102,8 +102,8 @@ class Files:
             "part to deduplicate": (part, lambda: deduplicate(self.index)),
             "score": (self.index / "scores" / "sharpness" / part.name, filtered),
             "duplicates": (self.index / "dedup" / "pictures.parquet", filtered),
-            "latents": (self.folder / "encoded" / "latents.arrow", lambda: Encoded(self.folder / "encoded").row(3)),
-            "plan": (self.folder / "encoded" / PLAN, lambda: Encoded(self.folder / "encoded").row(3)),
+            "latents": (self.folder / "encoded" / "latents.arrow", lambda: Encoded(self.folder / "encoded").table.to_pylist()),
+            "plan": (self.folder / "encoded" / PLAN, lambda: Encoded(self.folder / "encoded").table.to_pylist()),
             "side table": (self.folder / "a.parquet", lambda: self.build(self.folder / "fresh")),
             "captions": (
                 self.folder / "images" / "metadata.parquet",
