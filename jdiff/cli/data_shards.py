@@ -110,7 +110,7 @@ def _shards(name: str) -> tuple[list[str], "collections.Counter[str]"]:
     names, left_out = files(name)
     shards = [file for file in names if file.endswith(".tar") or is_records(file)]
     tables = {file.removesuffix(".tar") + ".parquet" for file in shards}
-    others = sorted(set(names) - set(shards) - tables)
+    others = set(names) - set(shards) - tables - {"packed.json"}
     for kind, those in itertools.groupby(sorted(others, key=_kind), _kind):
         first, *more = those
         left_out[f"{kind} ({first}{', ...' if more else ''})"] = 1 + len(more)

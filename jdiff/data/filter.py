@@ -6,6 +6,7 @@ never chosen. In the file's metadata stands all that it was made from.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -72,8 +73,14 @@ def make_view(index: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     mark = fingerprint(parts.values())
     table, written = read_captions(recipe.captions) if recipe.captions else (None, None)
     # Beside the view, since a folder may get several at a time.
-    with locked(out.with_name(f".{out.name}.lock"), what="filtering"):
-        return _written(index, out, recipe, parts, mark, table, written)
+    place = out.with_name(f".{out.name}.lock")
+    try:
+        with locked(place, what="filtering"):
+            return _written(index, out, recipe, parts, mark, table, written)
+    finally:
+        # Left there by a process that was killed, or by another that still holds it.
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _written(

@@ -15,6 +15,7 @@ import numpy as np
 from jdiff.data.bucket_order import BucketOrder
 from jdiff.data.buckets import nearest_shape
 from jdiff.data.encoded import Encoded
+from jdiff.data.limits import RejectError
 from jdiff.data.order import uniform
 from jdiff.data.pipeline import Batch, ahead
 from jdiff.data.shards import readable
@@ -55,7 +56,11 @@ class LatentSource:
 
     def _check(self, size: int, channels: int, tokens: int) -> None:
         first = int(self.rows[0])
-        height, _, there = self._encoded.latents(first)[0].shape
+        try:
+            height, _, there = self._encoded.latents(first)[0].shape
+            long = self.caption("")["text"].shape[0] if self.captioned else 0
+        except RejectError as reason:
+            raise ValueError(f"{self.shard(first)} cannot be read: {reason}; `jdiff data encode` again") from reason
         factor = self.shapes[self.bucket[first]][1] // height
         if channels != there or (size * factor, size * factor) not in self.shapes:
             sides = ", ".join(f"{w // factor} x {h // factor}" for w, h in self.shapes)
@@ -63,7 +68,7 @@ class LatentSource:
                 f"data.size {size} and data.channels {channels}: {self.folder} holds latents of {sides}, with {there} "
                 "channels"
             )
-        if self.captioned and (long := self.caption("")["text"].shape[0]) != tokens:
+        if self.captioned and long != tokens:
             raise ValueError(f"data.tokens {tokens}: the captions of {self.folder} have {long}")
 
     def __len__(self) -> int:

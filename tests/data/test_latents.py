@@ -1,5 +1,8 @@
 """Encoded latents as training data: what a batch holds, which rows it is of, and what does not fit."""
 
+import collections
+import shutil
+
 import numpy as np
 import pytest
 
@@ -39,6 +42,22 @@ def batches(folder, steps, batch_size=6, start=0, host=0, hosts=1, dropout=0.0, 
         hosts=hosts,
     )
     return [next(stream) for _ in range(steps)]
+
+
+def test_latents_that_were_zeroed_are_replaced_and_counted(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    for number in (0, 1):
+        path = sorted((tmp_path / "out" / "latents").glob("*.tar"))[number]
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 3] + bytes(len(data) - len(data) // 3))
+    reasons = collections.Counter()
+    with pytest.raises(ValueError, match=r"more than data.max_replaced 0.05 allows: shard has changed \d+"):
+        data = latents(tmp_path / "out")
+        source = open_source(data, "train")
+        for batch in training_batches(data, source, batch_size=6, seed=0, start=0, put=dict):
+            reasons.update(batch["reject"].tolist())
+            assert np.isfinite(batch["image"]).all() and (batch["image"] != 0).any((1, 2, 3)).all()
+    assert reasons["shard has changed"] > 0
 
 
 def test_a_batch_is_the_encoded_rows_scaled(folder):
