@@ -120,8 +120,9 @@ def _stamp(shard: str, failed: bool) -> str:
 
 def _mark(shard: str, failed: bool) -> str:
     """Changes with the rows of a shard: with its content, and that of the table beside it."""
-    side = side_stamp(shard)
-    return stamp(shard) + (f"+{side}" if side else "") + ("+failed" if side and failed else "")
+    # First, since its errors name the shard.
+    own, side = stamp(shard), side_stamp(shard)
+    return own + (f"+{side}" if side else "") + ("+failed" if side and failed else "")
 
 
 def _fresh(path: Path, current: str, depth: str) -> Part | None:

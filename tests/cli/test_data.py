@@ -107,3 +107,66 @@ def test_an_index_is_reported(index, run, refused, tmp_path):
     assert "10 examples seen = 9 used + 1 rejected" in run("report", index, "-o", tmp_path / "report.png")
     assert (tmp_path / "report.png").exists()
     assert "holds nothing" in refused("data", "report", tmp_path / "none")
+
+
+EVIL = "\x1b]0;owned\x07\x1b[31m\u202egpj\nfake line"
+
+
+@pytest.fixture
+def evil_index(tmp_path, run):
+    groups = {}
+    for n in range(5):
+        record = {"license": f"{EVIL} $\\frac{{{n}}}$", "url": f"https://a.org\u202e$x_{n}$/y", "caption": EVIL}
+        groups[str(n)] = {"png": hostile.PNG, "json": json.dumps(record).encode()}
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "a.tar").write_bytes(hostile.shard_of(groups))
+    run("index", tmp_path / "shards", "-o", tmp_path / "index", "--workers", 1)
+    return tmp_path / "index"
+
+
+def test_what_strangers_wrote_is_escaped(evil_index, run, refused, tmp_path):
+    run("filter", evil_index, "-o", tmp_path / "view.arrow", "--where", "caption <> '\x1b[2J'")
+    said = run("report", evil_index, "-o", tmp_path / "report.png", "--view", tmp_path / "view.arrow")
+    assert said.isprintable() or all(line.isprintable() for line in said.split("\n"))
+    assert "\\x1b]0;owned" in said and "fake line" not in said.split("\n") and (tmp_path / "report.png").exists()
+    for words in (
+        ["filter", evil_index, "-o", tmp_path / "v.arrow", "--where", "caption = \x1b[31m"],
+        ["index", tmp_path / "\x1b[31mred\u202e.tar", "-o", tmp_path / "i"],
+    ):
+        line = refused("data", *words)
+        assert line.isprintable() and "\\x1b[31m" in line
+
+
+def test_files_that_are_left_out_are_named(folder, run, refused, tmp_path):
+    run("pack", folder, "-o", tmp_path / "shards")
+    for name in (
+        "x.tar.gz",
+        "y.tgz",
+        "z.tar.zst",
+        "w.zip",
+        "v.parquet",
+        "00000_stats.json",
+        "._00000.tar",
+        "00000.parquet",
+    ):
+        (tmp_path / "shards" / name).write_bytes(b"x")
+    (tmp_path / "shards" / "00000.parquet").unlink()
+    said = run("index", tmp_path / "shards", "-o", tmp_path / "index", "--workers", 1)
+    for name in ("x.tar.gz", "y.tgz", "z.tar.zst", "w.zip", "v.parquet", "00000_stats.json"):
+        assert f"({name}) 1" in said
+    assert "hidden or of the system 1" in said and "packed.json" not in said
+    for path in (tmp_path / "shards").glob("*.tar"):
+        path.unlink()
+    assert "left out: 1 .tar.gz (x.tar.gz)" in refused("data", "index", tmp_path / "shards", "-o", tmp_path / "i")
+    (folder / "Thumbs.db").write_bytes(b"")
+    assert "hidden or of the system 1" in run("pack", folder, "-o", tmp_path / "again")
+
+
+def test_an_opt_out_list_of_any_editor(index, run, refused, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_bytes("\ufeffhttps://a.org/x\r\n".encode())
+    assert "9 rows" in run("filter", index, "-o", tmp_path / "v.arrow", "--opt-out", listed)
+    listed.write_bytes("a.org".encode("utf-16"))
+    assert f"opt_out {listed} must be UTF-8" in refused(
+        "data", "filter", index, "-o", tmp_path / "v.arrow", "--opt-out", listed
+    )
