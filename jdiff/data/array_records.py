@@ -13,6 +13,7 @@ headers ("Riegeli/records file format specification").
 """
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -30,6 +31,8 @@ from jdiff.data.walk import path_of
 SPAN = 2**28
 ELSEWHERE = "copy it to a disk and index the copy, or write tar shards, which are read by ranges from anywhere"
 _BLOCK, _BLOCK_HEADER, _CHUNK_HEADER = 2**16, 24, 40
+_SIGNATURE = ord("s")
+"""The type of the chunk that a Riegeli file begins with."""
 _NAME = re.compile(r"\.array_?record(-\d+-of-\d+)?$")
 _IMAGES = IMAGES | {"image", "image/encoded"}
 _MAX_KEY = 1024
@@ -74,8 +77,22 @@ class RecordReader:
 
     def is_bomb(self) -> bool:
         """Whether some of the records, as they are compressed together, take more than `SPAN` bytes of memory."""
+        return self._survey[0] > SPAN
+
+    def is_several(self) -> bool:
+        """Whether the shard is several files, one behind the other: the package reads the last alone."""
+        return self._survey[1] > 1
+
+    @functools.cached_property
+    def _survey(self) -> tuple[int, int]:
+        """The memory that the largest chunk takes, and how many chunks begin a file."""
+        largest = files = 0
         with Reader(self._shard) as file:
-            return any(size > SPAN for size in decoded_sizes(file.read, file.length))
+            for kind, decoded in chunks(file.read, file.length):
+                largest, files = max(largest, decoded), files + (kind == _SIGNATURE)
+                if largest > SPAN:
+                    break
+        return largest, files
 
     def record(self, number: int) -> bytes:
         """One record. Raises OSError where it is damaged."""
@@ -136,10 +153,17 @@ def record_examples(reader: RecordReader) -> Iterator[Example]:
         yield example
     if not reader.count:
         yield Example(key="", parts={}, fault="empty shard")
+    elif reader.is_several():
+        yield Example(key="", parts={}, fault="several ArrayRecord files in one, of which the last is read")
 
 
 def decoded_sizes(read: Read, length: int) -> Iterator[int]:
-    """What each chunk of a Riegeli file takes when decoded, from the chunks' headers, up to where there is none."""
+    """What each chunk of a Riegeli file takes when decoded."""
+    return (decoded for _, decoded in chunks(read, length))
+
+
+def chunks(read: Read, length: int) -> Iterator[tuple[int, int]]:
+    """Type and decoded size of each chunk of a Riegeli file, from the chunks' headers, up to where there is none."""
     at = 0
     while at < length:
         place = at if at % _BLOCK else at + _BLOCK_HEADER
@@ -151,7 +175,7 @@ def decoded_sizes(read: Read, length: int) -> Iterator[int]:
         if len(data) < _CHUNK_HEADER:
             return
         _, size, _, records, decoded = struct.unpack("<5Q", data[:_CHUNK_HEADER])
-        yield decoded
+        yield records & 0xFF, decoded
         used, whole = _BLOCK - _BLOCK_HEADER, _CHUNK_HEADER + size
         end = at + whole + (whole + (at + used - 1) % _BLOCK) // used * _BLOCK_HEADER
         # Each record has a place of its own, even where it takes no byte.

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -180,6 +181,19 @@ def test_damaged_files_are_counted(tmp_path, damage):
     (part,) = index.build([str(path)], tmp_path / "index", max_reject_rate=1)
     expected = {"record cannot be read": 1} if damage == "record" else {"shard cannot be read": 1}
     assert part.rejected == expected and part.used == (2 if damage == "record" else 0)
+
+
+def test_files_that_were_put_together_are_named(tmp_path):
+    """The package that reads them reads the last, and says nothing of the first."""
+    one, other = (write(tmp_path / f"{n}.array_record", [serialized(**GOOD["a"])] * 3) for n in "ab")
+    both = tmp_path / "both.array_record"
+    both.write_bytes(Path(one).read_bytes() + Path(other).read_bytes())
+    (part,) = index.build([str(both)], tmp_path / "index", max_reject_rate=1)
+    assert part.rejected["several ArrayRecord files in one, of which the last is read"] == 1
+    for rest in (bytes(70_000), b"x" * 100):
+        both.write_bytes(Path(one).read_bytes() + rest)
+        (part,) = index.build([str(both)], tmp_path / "index", max_reject_rate=1)
+        assert part.rejected == {"shard cannot be read": 1}
 
 
 def test_a_remote_file_is_refused_by_name(tmp_path):
