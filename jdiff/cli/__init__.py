@@ -24,7 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: jdiff VERB ...\n\n" + "\n".join(f"  jdiff {verb:10} {text}" for verb, text in VERBS.items()))
-        print("\n`jdiff VERB --help` tells the rest. --debug after any verb shows the traceback of an error.")
+        print(
+            "\n`jdiff VERB --help` tells the rest. --debug after any verb shows the traceback of an error, and the fields of"
+        )
+        print("others' configs that change nothing.")
         sys.exit(0 if arguments else 2)
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
@@ -35,6 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
         # Libraries log what they also raise; the one line below says it.
         logging.disable(logging.ERROR)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    else:
+        log = logging.getLogger("jdiff")
+        log.setLevel(logging.DEBUG)
+        log.addHandler(logging.StreamHandler())
     try:
         run(verb, rest)
         sys.stdout.flush()

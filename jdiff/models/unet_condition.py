@@ -237,8 +237,8 @@ class UNet2DConditionModule(nnx.Module):
         cond_width = config.time_cond_proj_dim
         self.time_embedding = TimestepEmbedding(widths[0], embedding, compute, cond_width=cond_width, rngs=rngs)
         self.class_embedding = _class_embedding(config, embedding, rngs)
-        width = config.encoder_hid_dim
-        linear = lambda width: Linear(width, config.cross_attention_dim, dtype=compute.dtype, rngs=rngs)
+        width, inner = config.encoder_hid_dim, config.at("cross_attention_dim", 0)
+        linear = lambda width: Linear(width, inner, dtype=compute.dtype, rngs=rngs)
         self.encoder_hid_proj = None if width is None else linear(width)
         added = config.projection_class_embeddings_input_dim
         added = added if config.addition_embed_type else None

@@ -37,7 +37,7 @@ def check_classes(source: str, base: str, configs: Mapping[str, Any]) -> None:
     network, kind = configs[core], DiT if base == "DiTPipeline" else UNet2D
     if not isinstance(network, kind):
         raise ValueError(f"{source}: {core} is a {network.published}, which {base} has not")
-    if getattr(network, "class_embed_type", None) is not None:
+    if isinstance(network, UNet2D) and network.class_embed_type is not None:
         raise ValueError(f"{source}: {core} takes a label (class_embed_type={network.class_embed_type!r}), no class")
     if "vae" in configs and network.in_channels != configs["vae"].latent_channels:
         raise ValueError(

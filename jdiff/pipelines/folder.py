@@ -6,13 +6,14 @@ all weights come first. Of two classes that a folder says of a part, the index's
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdiff.interop import Pretrained, from_pretrained, open_tensors, read_config, save_pretrained
-from jdiff.interop.configs import CLASSES, weights_name
+from jdiff.interop.configs import CLASSES, replaced, weights_name
 from jdiff.interop.missing_weights import variants
 from jdiff.interop.pretrained import check_count, located
 from jdiff.interop.schedulers import Schedule, read_schedule
@@ -22,6 +23,7 @@ from jdiff.pipelines.fit import check_tokenizer
 from jdiff.pipelines.kinds import NOT_RUN, Kind
 from jdiff.text import Tokenizer, load_tokenizer
 
+LATENT_EDGE = 64
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 
 
@@ -132,6 +134,8 @@ def read_folder(
         name: from_pretrained(folder / name, expected=type(config), variant=chosen[name], compute=compute, **options)
         for name, config in configs.items()
     }
+    if kind.sizes:
+        networks["unet"] = _sized(networks["unet"], read_object(folder / "unet" / "config.json"))
     files = {INDEX: index.fields, SCHEDULER: scheduler}
     vocabularies = {name: folder / name for name in tokenizers}
     settings = {**kind.settings, **index.settings}
@@ -155,6 +159,16 @@ def _schedule(folder: Path, index: Index, kind: Kind) -> tuple[Schedule, dict[st
         raise FileNotFoundError(f"{path} does not exist")
     cls = kind.scheduler or index.parts["scheduler"]
     return read_schedule(path, kind=cls, pipeline=index.kind), read_object(path)
+
+
+def _sized(unet: Pretrained, fields: Mapping[str, Any]) -> Pretrained:
+    """The U-Net with the size that its pipeline takes it to have been trained on: before 0.9, diffusers wrote 32 for
+    the 64 of Stable Diffusion 1."""
+    version = re.match(r"(\d+)\.(\d+)", str(fields.get("_diffusers_version")))
+    old = version is not None and tuple(map(int, version.groups())) < (0, 9)
+    if not old or not isinstance(unet.config.sample_size, int) or unet.config.sample_size >= LATENT_EDGE:
+        return unet
+    return unet._replace(config=replaced(unet.config, sample_size=LATENT_EDGE))
 
 
 def _variants(folder: Path, configs: Mapping[str, Any], variant: str | None) -> dict[str, str | None]:

@@ -19,6 +19,8 @@ class Kind(NamedTuple):
     parts: tuple[str, ...]
     scheduler: str | None = None
     """The class of scheduler that it makes of any other."""
+    sizes: bool = False
+    """Whether it takes a U-Net's size below 64 that a version before 0.9 wrote for 64."""
     settings: Mapping[str, Any] = NOTHING
     """What model_index.json says where it says nothing."""
 
@@ -29,18 +31,18 @@ XL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
 SD3_PARTS = ("scheduler", "vae", "transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 SD3_PARTS += ("text_encoder_3?", "tokenizer_3?")
 
-_sd = Kind(SD, SD_PARTS)
+_sd, _sized = Kind(SD, SD_PARTS), Kind(SD, SD_PARTS, sizes=True)
 _xl = Kind(XL, XL_PARTS, settings={"force_zeros_for_empty_prompt": True})
 TEXT_TO_IMAGE = {
-    SD: _sd,
-    "StableDiffusionImg2ImgPipeline": _sd,
-    "StableDiffusionInpaintPipeline": _sd,
-    "StableDiffusionInpaintPipelineLegacy": _sd,
-    "StableDiffusionPipelineSafe": _sd,
-    "StableDiffusionPAGPipeline": _sd,
+    SD: _sized,
+    "StableDiffusionImg2ImgPipeline": _sized,
+    "StableDiffusionInpaintPipeline": _sized,
+    "StableDiffusionInpaintPipelineLegacy": _sized,
+    "StableDiffusionPipelineSafe": _sized,
+    "StableDiffusionPAGPipeline": _sized,
     "StableDiffusionInstructPix2PixPipeline": _sd,
     "StableDiffusionUpscalePipeline": _sd,
-    "StableDiffusionDepth2ImgPipeline": _sd,
+    "StableDiffusionDepth2ImgPipeline": _sized,
     "StableDiffusionPanoramaPipeline": _sd,
     "StableDiffusionAttendAndExcitePipeline": _sd,
     "StableDiffusionSAGPipeline": _sd,

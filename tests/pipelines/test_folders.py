@@ -144,6 +144,24 @@ def test_an_index_has_the_last_word(sd, copy):
         TextToImage.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "size"),
+    [
+        ("StableDiffusionPipeline", "0.6.0", 64),
+        ("StableDiffusionPipeline", "0.8.0.dev0", 64),
+        ("StableDiffusionPipeline", "0.9.0.dev0", 8),
+        ("StableDiffusionPipeline", None, 8),
+        ("LatentConsistencyModelPipeline", "0.6.0", 8),
+    ],
+)
+def test_the_size_that_old_versions_wrote(kind, version, size, sd, copy):
+    """Is half of that which Stable Diffusion 1 was trained on; some of diffusers' pipelines correct it."""
+    folder = copy(sd)
+    changed(folder, "model_index.json", _class_name=kind)
+    changed(folder, "unet/config.json", _diffusers_version=version)
+    assert TextToImage.from_pretrained(folder).networks["unet"].config.sample_size == size
+
+
 UNET = {
     "inpainting": ({"in_channels": 9}, "unet takes 9 channels where latents have 4: it also takes a mask"),
     "instructions": ({"in_channels": 8}, "unet takes 8 channels where latents have 4: it also takes the latents of a"),
