@@ -22,15 +22,18 @@ def choices(cls: type, field: str) -> dict[str, type]:
     }
 
 
-def to_dict(value: Any) -> dict[str, Any]:
-    """A dataclass as nested dicts of plain values; "type" names the class where there is a choice."""
+def to_dict(value: Any, *, hashed: bool = False) -> dict[str, Any]:
+    """A dataclass as nested dicts of plain values; "type" names the class where there is a choice. `hashed`: without
+    fields that came later and are as it was before, so that a new field gives no run another name."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
+        if hashed and inner == field.metadata.get("was", dataclasses.MISSING):
+            continue
         result[field.name] = inner
         if dataclasses.is_dataclass(inner):
             chosen = {"type": type(inner).__name__} if choices(type(value), field.name) else {}
-            result[field.name] = chosen | to_dict(inner)
+            result[field.name] = chosen | to_dict(inner, hashed=hashed)
     return result
 
 
@@ -39,7 +42,10 @@ def from_dict(cls: type, values: Any, path: str = "") -> Any:
     impossible."""
     if not isinstance(values, dict):
         raise ValueError(f"{path or 'config'}: must be an object, got {_told(values)}")
-    names = {field.name for field in dataclasses.fields(cls)}
+    fields = dataclasses.fields(cls)
+    # What came after configs had been saved without it: `metadata={"was": ...}` is how it was then.
+    values = {field.name: field.metadata["was"] for field in fields if "was" in field.metadata} | values
+    names = {field.name for field in fields}
     if values.keys() != names:
         unknown = [name[:100] for name in sorted(values.keys() - names)[:10]]
         raise ValueError(f"{path or 'config'}: unknown {unknown}, missing {sorted(names - values.keys())}")

@@ -150,7 +150,7 @@ def from_json(text: str) -> Experiment:
 
 def fingerprint(experiment: Experiment) -> str:
     """Eight hexadecimal digits that change with any field."""
-    return hashlib.sha256(json.dumps(to_dict(experiment), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(to_dict(experiment, hashed=True), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def load_recipe(path: Path) -> Experiment:

@@ -208,11 +208,12 @@ def _acquire(folder: Path, what: str) -> _Lock:
                     raise _refusal(folder, _parsed(_bytes(path)))
             lock.start()
             return lock
-        except OSError as error:
+        except BaseException as error:
             os.close(file)
-            raise _unwritable(folder, error) from error
-        except BaseException:
-            os.close(file)
+            if isinstance(error, OSError):
+                if created:
+                    path.unlink(missing_ok=True)
+                raise _unwritable(folder, error) from error
             raise
 
 

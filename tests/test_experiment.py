@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jdiff import experiment as ex
+from jdiff.config import to_dict
 from jdiff.losses import GridTime, HybridLoss
 from jdiff.models import DiT, JiT, UNet, WindowedAttention
 from jdiff.prediction import LearnedVariance, V
@@ -53,6 +54,49 @@ def test_what_does_not_fit_is_named():
             ex.from_json(json.dumps(values | change))
     with pytest.raises(ValueError, match="EDMPreconditioning cannot be used with RectifiedFlow"):
         dataclasses.replace(experiment, process=RectifiedFlow())
+
+
+def test_values_of_another_type_are_named():
+    values = json.loads(ex.to_json(experiment))
+    for change, message in [
+        ({"steps": 24.0}, "steps: must be a whole number of 64 bits, got 24.0"),
+        ({"steps": True}, "steps: must be a whole number of 64 bits, got true"),
+        ({"seed": 2**70}, "seed: must be a whole number of 64 bits, got 1180591620717411303424"),
+        ({"ema_decay": float("nan")}, "ema_decay: must be a finite number, got nan"),
+        ({"ema_decay": None}, "ema_decay: must be a finite number, got null"),
+        ({"name": ["x"]}, r"name: must be text, got \['x'\]"),
+        ({"name": "\ud800"}, "name: must be text"),
+        ({"process": "EDM"}, "process: must be an object with a type, got 'EDM'"),
+        ({"process": {"type": ["EDM"]}}, r"process: type must be one of .*, got \['EDM'\]"),
+        ({"data": []}, r"data: must be an object with a type, got \[\]"),
+        ({"profiles": [0.1, "x"]}, r"profiles\[1\]: must be a finite number, got 'x'"),
+        (
+            {"keep": values["keep"] | {"metric": "fid"}},
+            "keep.metric: must be one of 'loss', .*, got 'fid'",
+        ),
+        ({"optimizer": None}, "optimizer: must be an object, got null"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ex.from_json(json.dumps(values | change))
+    for text in ("[]", "null", '"x"', "{}", "", "[" * 100_000):
+        with pytest.raises(ValueError, match="config"):
+            ex.from_json(text)
+
+
+def test_a_field_that_came_later_is_as_it_was_and_renames_nothing():
+    values = json.loads(ex.to_json(experiment))
+    del values["data"]["max_replaced"]
+    assert ex.from_json(json.dumps(values)) == experiment
+    assert "max_replaced" not in to_dict(experiment, hashed=True)["data"]
+    other = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, max_replaced=0.5))
+    assert ex.fingerprint(other) != ex.fingerprint(experiment)
+
+
+def test_a_network_larger_than_any_is_refused_at_once():
+    for field, value in (("num_layers", 10**9), ("attention_head_dim", 10**9), ("sample_size", 10**6)):
+        network = dataclasses.replace(experiment.network, **{field: value})
+        with pytest.raises(ValueError, match=rf"network\.{field}: {value} is more than a network can have"):
+            assemble(dataclasses.replace(experiment, network=network), 3)
 
 
 def test_a_learned_variance_and_its_loss_make_a_training_step():

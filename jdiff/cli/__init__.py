@@ -17,6 +17,9 @@ VERBS = {
     "plan": "whether a run fits hardware that is not there, and what it is predicted to take",
     "info": "a run's config, parameters, FLOPs, devices and checkpoints",
 }
+_LEAST_BYTES = 3 * 2**30
+_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "can't start new thread", "bad_alloc")
+"""What libraries say where there is not enough of it."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         log.setLevel(logging.DEBUG)
         log.addHandler(logging.StreamHandler())
     try:
+        check_limits(verb)
         run(verb, rest)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -52,10 +56,37 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if debug:
             raise
-        fail(str(error))
+        fail(in_words(error))
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY)):
+            raise
+        said = (str(error).splitlines() or ["no more can be had"])[0]
+        fail(f"out of memory: {said[:300]}; take a smaller batch or chunk, or raise the limit (ulimit -v)")
     except KeyboardInterrupt as stop:
         print(f"\njdiff: {stop or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
+
+
+def check_limits(verb: str) -> None:
+    """Raises ValueError where the limit of address space is too low to load JAX, which would end the process without a
+    word."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limits
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if verb != "data" and limit != resource.RLIM_INFINITY and limit < _LEAST_BYTES:
+        raise ValueError(
+            f"the limit of address space (ulimit -v) is {limit / 2**30:.1f} GiB, and jdiff {verb} needs "
+            f"{_LEAST_BYTES / 2**30:.0f} GiB or more"
+        )
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, with the file first where the system says one."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def run(verb: str, rest: list[str]) -> None:

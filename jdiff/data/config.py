@@ -36,7 +36,7 @@ class Data:
     """Mirror half of the images at random. Turn off where left and right matter, as in letters and flags."""
     jitter: float = 0.0
     """Strength, below 1, of random changes of brightness, contrast and saturation; needs bucket_step."""
-    max_replaced: float = 0.05
+    max_replaced: float = dataclasses.field(default=0.05, metadata={"was": 0.05})
     """Share of a view's rows that may be replaced since they cannot be read; the run stops above it."""
 
     @property
@@ -84,7 +84,7 @@ class Latents:
     """Of the latents."""
     tokens: int = 0
     """Of a caption's encoding; 0 for a network that takes no captions."""
-    max_replaced: float = 0.05
+    max_replaced: float = dataclasses.field(default=0.05, metadata={"was": 0.05})
     """Share of the rows that may be replaced since they cannot be read; the run stops above it."""
 
     @property

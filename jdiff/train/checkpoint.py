@@ -7,6 +7,8 @@ damaged, empty or missing is damage, never another version or another network, w
 prove.
 """
 
+import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -41,6 +43,8 @@ class Checkpoints:
         self._pool = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         if keep is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._place_of = self.directory.stat()
             self._clean()
 
     def __enter__(self):
@@ -65,7 +69,9 @@ class Checkpoints:
         is not to be among the best; returns once the arrays are copied, so that they may be donated. Raises OSError,
         before anything is written, where the disk has no room for it, and as `wait` does for the save before."""
         self.wait()  # what it writes, or removes, counts
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if self._keep is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        self._check_place()
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -99,8 +105,23 @@ class Checkpoints:
     def _finish(self, about: dict[str, Any], response: Any) -> None:
         """Waits for a save, gives it its place, and removes what need not stay, in a thread of its own."""
         self._written(about["step"], response.result)
+        self._check_place()
         if jax.process_index() == 0:
             self._written(about["step"], lambda: self._place(about))
+
+    def _check_place(self) -> None:
+        """Raises OSError where the directory of a run has been removed or moved away, and removes what Orbax, which
+        makes folders that are missing, has put in its place."""
+        try:
+            if self._keep is None or os.path.samestat(self._place_of, self.directory.stat()):
+                return
+        except FileNotFoundError:
+            pass
+        self._clean()
+        for folder in (self.directory, self.directory.parent):
+            with contextlib.suppress(OSError):  # not empty, or gone
+                folder.rmdir()
+        raise OSError(f"{self.directory} is gone; nothing more is written there")
 
     def _place(self, about: dict[str, Any]) -> None:
         step = about["step"]

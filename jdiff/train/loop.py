@@ -160,6 +160,7 @@ def _say(text: str) -> None:
 def _show(loop: _Loop, name: str, sheet: Callable[[], np.ndarray]) -> None:
     """Writes what `sheet` makes, which the first process alone asks for, as a picture in the run's directory."""
     if jax.process_index() == 0:
+        loop.check()
         pictures.save(sheet(), loop.directory / name, enlarge=pictures.enlargement(loop.shown.edge))
 
 

@@ -78,9 +78,7 @@ def test_an_index_of_a_variant_has_had_several_names(tmp_path):
 
 def test_a_folder_of_another_variant_says_how_to_ask(tmp_path):
     save_file(NEW, tmp_path / f"{MODEL}.fp16.safetensors")
-    with pytest.raises(
-        FileNotFoundError, match=r"no model\.safetensors .* holds others, which variant='fp16' reads"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors .* holds others, which variant='fp16' reads"):
         value(tmp_path, MODEL)
     save_file(NEW, tmp_path / f"{MODEL}.safetensors")
     with pytest.raises(FileNotFoundError, match=r"no model\.bf16\.saf.*which variant=None or variant='fp16' reads"):
