@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jdiff.data.drawings import lowest_tenth
 from jdiff.data.images import FORMATS, check_header, read_square
-from jdiff.data.metadata import captions_in, is_table
+from jdiff.data.metadata import captions_in, is_table, table_key
 from jdiff.data.sources import Row, Split
 from jdiff.data.walk import files, name_of, path_of
 
@@ -54,7 +54,7 @@ class FolderSource:
             check_header(self._path(name))
         captions = captions_in(self._root, found)
         if captions is not None:
-            if lacking := [name for name in names if name not in captions]:
+            if lacking := [name for name in names if table_key(name) not in captions]:
                 raise ValueError(
                     f"folder {self._root} has a table of captions that lacks {len(lacking)} images: {lacking[0]}"
                 )
@@ -68,7 +68,7 @@ class FolderSource:
         classes = self.class_names
         self._labels = [classes.index(inside(name).split("/")[0]) if classes else 0 for name in self._names]
         self._captions = [
-            captions[name] if captions is not None else classes[label] if classes else ""
+            captions[table_key(name)] if captions is not None else classes[label] if classes else ""
             for name, label in zip(self._names, self._labels, strict=True)
         ]
         self._size = size

@@ -7,6 +7,7 @@ Each row names an image by `file_name`, relative to the folder that the table li
 import csv
 import json
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,19 @@ NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _CAPTIONS = ("caption", "text")
 
 
+def table_key(name: str) -> str:
+    """The name under which tables and files meet: macOS writes letters and their accents apart (NFD), others do not."""
+    return unicodedata.normalize("NFC", name)
+
+
 def is_table(name: str) -> bool:
     """Whether a file is a table of captions, by its name."""
     return posixpath.basename(name) in NAMES
 
 
 def captions_in(root: Path, names: Iterable[str]) -> dict[str, str] | None:
-    """The captions in the tables among the files `names` below `root`, by name; None where there is no table.
+    """The captions in the tables among the files `names` below `root`, by `table_key` of the image's name; None where
+    there is no table.
 
     An empty caption is a caption. Raises ValueError, naming the table and the line or row, where one cannot be read,
     lacks a field, or names an image twice.
@@ -45,7 +52,7 @@ def captions_in(root: Path, names: Iterable[str]) -> dict[str, str] | None:
             if not isinstance(name, str) or not isinstance(caption, str):
                 told = ", ".join(f"{key}={value!r:.40}" for key, value in row.items())
                 raise ValueError(f"{where}, must have file_name, and caption or text, as texts; it has {told}")
-            full = posixpath.normpath(posixpath.join(posixpath.dirname(table), name))
+            full = table_key(posixpath.normpath(posixpath.join(posixpath.dirname(table), name)))
             if full in captions:
                 raise ValueError(f"{where}: {full} has a caption already")
             captions[full] = caption.strip()

@@ -19,7 +19,7 @@ from typing import Any
 
 from jdiff.atomic_files import remove_unfinished, replaced, write_atomically
 from jdiff.data.examples import IMAGES
-from jdiff.data.metadata import captions_in, is_table
+from jdiff.data.metadata import captions_in, is_table, table_key
 from jdiff.data.walk import files, path_of
 from jdiff.locks import NAME as LOCK
 from jdiff.locks import locked
@@ -107,7 +107,7 @@ def _add(tar: tarfile.TarFile, key: str, folder: Path, name: str, captions: dict
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / (stem + '.json')} must be a JSON object: {error}") from error
     if text is None:
-        told = (captions.get(name), record.get("caption"), record.get("text"))
+        told = (captions.get(table_key(name)), record.get("caption"), record.get("text"))
         place = posixpath.basename(posixpath.dirname(name)) or posixpath.basename(stem)
         text = next((caption for caption in told if isinstance(caption, str)), place).encode()
     for kind, data in ((suffix.lower().removeprefix("."), image), ("txt", text), ("json", written)):

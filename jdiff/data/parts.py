@@ -101,7 +101,7 @@ def read_part(path: Path) -> Part:
 
 def parts_of(index: Path) -> dict[Path, Part]:
     """The parts of an index by file, in the order of the shards' names. Raises ValueError where there are none."""
-    files = sorted(index.glob("*.parquet")) if index.is_dir() else []
+    files = [path for path in sorted(index.glob("*.parquet")) if not path.name.startswith(".")]
     if not files:
         raise ValueError(f"index {index} holds nothing; `jdiff data index SHARDS -o {index}` makes it")
     parts = {path: read_part(path) for path in files}

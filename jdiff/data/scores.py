@@ -111,7 +111,7 @@ def _scored_parts(
 def scored(index: Path, parts: dict[Path, Part]) -> list[Scored]:
     """What scores an index has, of any scorer whose rows are those of `parts`."""
     found = []
-    for folder in sorted((index / SCORES).glob("*/")):
+    for folder in sorted(path for path in (index / SCORES).glob("*/") if not path.name.startswith(".")):
         files, columns, identities = [], {}, set()
         for part in parts.values():
             path = folder / part_name(part.shard)

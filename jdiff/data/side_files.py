@@ -45,6 +45,8 @@ def read_side(shard: str) -> Side:
         return Side({}, {})
     name = _beside(shard)
     with Reader(name) as reader:
+        if reader.length > _MAX_BYTES:
+            raise ValueError(f"{name}, beside {shard}, has {reader.length} bytes; at most {_MAX_BYTES} are read")
         data = reader.read(0, reader.length)
     try:
         rows = read_parquet(data, _MAX_ROWS).to_pylist()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -168,6 +169,13 @@ def test_tables_of_captions_that_lost_something_are_named(tmp_path, name, conten
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=said):
         FolderSource(tmp_path, split="train", size=4)
+
+
+def test_a_table_and_files_meet_however_accents_are_written(tmp_path):
+    for n in range(12):
+        put(tmp_path, unicodedata.normalize("NFD", f"é{n}.png"), hostile.PNG)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"é{n}.png,told\n" for n in range(12)))
+    assert FolderSource(tmp_path, split="train", size=4)[0]["caption"] == "told"
 
 
 def test_rows_of_a_table_without_an_image_are_counted(tmp_path):
