@@ -52,8 +52,9 @@ def network_class(path: Path) -> str:
     except ValueError:
         return "(not JSON)" if path.name == "config.json" else ""
     name = fields.get("_class_name") or (fields.get("architectures") or [None])[0]
-    is_network = isinstance(name, str) and not name.endswith(("Scheduler", "Pipeline", "Processor", "Guider"))
-    return name if is_network else ""
+    if not isinstance(name, str) or name.endswith(("Scheduler", "Pipeline", "Processor", "Guider")):
+        return ""
+    return name
 
 
 def pipelines(folder: Path) -> str:
@@ -76,8 +77,8 @@ def pipelines(folder: Path) -> str:
 
 
 def opens(folder: Path, index: Index) -> None:
-    """Raises ValueError where a pipeline would be refused before its weights and tokenizers are read, of the parts whose
-    files there are."""
+    """Raises ValueError where a pipeline would be refused before its weights and tokenizers are read, by those files of
+    its parts that there are."""
     kind = (CLASS_TO_IMAGE | TEXT_TO_IMAGE)[index.kind]
     configs: dict[str, Any] = {}
     for name in sorted(present_parts(folder, index, kind)):

@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: jdiff VERB ...\n\n" + "\n".join(f"  jdiff {verb:10} {text}" for verb, text in VERBS.items()))
         print(
-            "\n`jdiff VERB --help` tells the rest. --debug after any verb shows the traceback of an error, and the fields of"
+            "\n`jdiff VERB --help` tells the rest. --debug after any verb shows the traceback of an error, and what of"
         )
-        print("others' configs that change nothing.")
+        print("other people's configs is not read.")
         sys.exit(0 if arguments else 2)
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
