@@ -20,6 +20,7 @@ BLOCK = 512
 _RECORD = 20 * BLOCK
 _RECORDS = [2**bits for bits in range(14, 21)]
 _ZEROS = 2**16
+_HOLE = "zeros in place of members"
 _AFTER_END = "data after the end of the tar file"
 _MAX_EXTENSION = 2**20
 _MAX_NAME = 1024
@@ -66,9 +67,13 @@ def members(read: Read, length: int) -> Iterator[Member]:
                 raise ShardError("damaged tar header")
             end = position
             position, defaults, zeros = _after_zeros(read, position, length), {}, True
+            lost = not _is_padding(position - end, position)
             if position == length:
-                _prove_end(length - end, length)
+                if lost:
+                    raise ShardError(_HOLE)
                 return
+            if lost:
+                yield Member(name="", offset=end, size=0, fault=_HOLE)
             continue
         try:
             kind, size = _checked(header, position)
@@ -121,11 +126,10 @@ def _after_zeros(read: Read, position: int, length: int) -> int:
     return length
 
 
-def _prove_end(zeros: int, length: int) -> None:
-    """Raises `ShardError` where more `zeros` end a file than its writer put there: two blocks, and up to a record."""
-    records = [_RECORD, *(record for record in _RECORDS if length % record == 0)]
-    if all(zeros >= 2 * BLOCK + record for record in records):
-        raise ShardError("zeros in place of members")
+def _is_padding(zeros: int, position: int) -> bool:
+    """Whether so many `zeros` up to `position` may be of a writer: two blocks, and up to a record."""
+    records = [_RECORD, *(record for record in _RECORDS if position % record == 0)]
+    return any(zeros < 2 * BLOCK + record for record in records)
 
 
 def _checked(header: bytes, position: int) -> tuple[bytes, int]:

@@ -229,6 +229,15 @@ def test_shards_that_were_put_together_are_read_to_the_end():
     assert faults_of(one[:60_000] + bytes(60_000) + one[120_000:])["data after the end of the tar file"] == 1
 
 
+def test_a_hole_between_members_is_named_and_the_rest_used():
+    whole = whole_shard()
+    first, second = (whole.index(f"k{n:03}.jpg\0".encode()) for n in (10, 30))
+    assert faults_of(whole[:first] + bytes(second - first) + whole[second:]) == {
+        None: 20,
+        "zeros in place of members": 1,
+    }
+
+
 @pytest.mark.parametrize("rest", [b"x" * 100, b"x" * 2048, b"\x1f\x8b" + b"z" * 700, bytes(511) + b"x"])
 def test_what_follows_the_end_of_a_shard_is_named(rest):
     assert faults_of(whole_shard() + rest) == {None: 40, "data after the end of the tar file": 1}
