@@ -99,7 +99,7 @@ class Life:
             self.until(lambda: any(name.isdigit() and name not in before for name in self.names()))
             time.sleep(rng.choice((0.0, rng.uniform(0.0, 0.005))))
         elif kind == "remove":
-            self.until(lambda: sum(name.isdigit() for name in self.names()) > 3)
+            self.until(lambda: any(name.endswith(".removed") for name in self.names()))
             time.sleep(rng.uniform(0.0, 0.02))
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

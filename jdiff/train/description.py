@@ -106,7 +106,7 @@ def differences(saved: Params, expected: Params) -> list[str]:
 
 def _before(folder: Path) -> dict[str, Any] | None:
     """The description of a checkpoint that was made before there was this file."""
-    if (folder / NAME).exists():
+    if os.path.exists(folder / NAME):
         return None
     try:
         about = read_object(folder / "_CHECKPOINT_METADATA").get("custom_metadata")
