@@ -40,8 +40,8 @@ ROWS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A damaged file, and what reads it. `silent` says that it may be read as if nothing were wrong: its digest fits,
-    or it has none."""
+    """A damaged file, and what reads it. `sealed` says that it may be read as if nothing were wrong: its digest was
+    made to fit, or files of its kind have none."""
 
     kind: str
     path: Path
@@ -102,7 +102,10 @@ class Files:
             "part to deduplicate": (part, lambda: deduplicate(self.index)),
             "score": (self.index / "scores" / "sharpness" / part.name, filtered),
             "duplicates": (self.index / "dedup" / "pictures.parquet", filtered),
-            "latents": (self.folder / "encoded" / "latents.arrow", lambda: Encoded(self.folder / "encoded").table.to_pylist()),
+            "latents": (
+                self.folder / "encoded" / "latents.arrow",
+                lambda: Encoded(self.folder / "encoded").table.to_pylist(),
+            ),
             "plan": (self.folder / "encoded" / PLAN, lambda: Encoded(self.folder / "encoded").table.to_pylist()),
             "side table": (self.folder / "a.parquet", lambda: self.build(self.folder / "fresh")),
             "captions": (
