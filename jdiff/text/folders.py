@@ -39,11 +39,11 @@ def load_tokenizer(folder: str | Path, *, limit: int | None = None, usual: int |
     """
     folder = Path(folder)
     settings = _settings(folder)
+    _check_tokens(folder, settings)
     backend = _backend(folder, settings)
     backend.no_truncation()
     backend.no_padding()
     special = {key: settings.get(key) or token for key, token in _kind(folder, backend).items()}
-    _check_tokens(folder, settings, special)
     _add(folder, backend, settings, special)
     limit = _length(folder, settings, usual) if limit is None else limit
     vocabulary = backend.get_vocab()
@@ -124,15 +124,13 @@ def _json(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}
 
 
-def _check_tokens(folder: Path, settings: Mapping[str, Any], special: Mapping[str, Any]) -> None:
+def _check_tokens(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises ValueError for a token that is neither a string nor an object with its content."""
-    tokens = dict(special)
+    tokens = {name: settings[name] for name in CLIP if settings.get(name)}
     listed = settings.get("added_tokens_decoder", {})
     if not isinstance(listed, Mapping) or not all(key.isdecimal() and len(key) < 10 for key in listed):
         raise ValueError(f"{folder}: added_tokens_decoder must be an object from ids to tokens")
     tokens |= {f"added_tokens_decoder {i}": token for i, token in listed.items()}
-    if "unk_token" in settings:
-        tokens |= {"unk_token": settings["unk_token"] or CLIP["unk_token"]}
     for name, token in tokens.items():
         flags = {key: token[key] for key in FLAGS if key in token} if isinstance(token, Mapping) else {}
         text = token.get("content") if isinstance(token, Mapping) else token
