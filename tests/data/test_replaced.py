@@ -1,14 +1,17 @@
 """Shards that changed since they were indexed: never trained on in silence."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 
+from jdiff import cli
 from jdiff.data import Data, Replaced, batches, index, open_source, training_batches
 from jdiff.data.buckets import Buckets
 from jdiff.data.filter import Recipe, make_view
 from jdiff.data.view_stream import ViewStream
+from tests import recipe
 from tests.data import hostile
 
 
@@ -98,3 +101,25 @@ def test_rates():
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="max_replaced must be in"):
             Data(view="x", max_replaced=share)
+
+
+def test_metrics_of_a_run_say_how_many_rows_were_replaced_and_why(view, tmp_path):
+    """Its loss is still of whole batches."""
+    words = [
+        "train",
+        recipe.__file__,
+        "--data.view",
+        view,
+        "--data.max-replaced",
+        "1",
+        "--steps",
+        "4",
+        "--log-every",
+        "2",
+    ]
+    cli.main([*map(str, words), "--out", str(tmp_path / "run")])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    for line in lines:
+        assert 0 < line["replaced"] == line["replaced: shard has changed"]
+        assert np.isfinite(line["loss"])
