@@ -1,177 +1,128 @@
-"""A scheduler's config is read as a schedule whose sampler ends where diffusers' scheduler ends."""
+"""What a scheduler's config is read as: fields that its class reads, defaults of diffusers, refusals by name."""
 
+import inspect
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff.interop.schedulers import KINDS, read_schedule
-from jdiff.samplers import integrate
-from tests.samplers.diffusers_tools import X, apart, diffusers, handed_in, keys_of, network, noises, torch
+from jdiff.interop.schedulers import read_schedule, schedule_of
+from jdiff.interop.schedulers.classes import DEFAULTS
+from jdiff.pipelines.draw import limited, planned
+from jdiff.prediction import Prediction
+from jdiff.samplers import Clip, DynamicThreshold, integrate
+from tests.interop.trajectories import peer_class
+from tests.samplers.diffusers_tools import X, apart, diffusers, keys_of, network, torch
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-SD_DDIM = SD | {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-# Name: class, config, steps, whether its state is over alpha, tolerance.
-CASES = {
-    "ddim of stable diffusion": ("DDIM", SD_DDIM, 10, False, 1e-5),
-    "ddim to the data": ("DDIM", SD | {"clip_sample": False, "timestep_spacing": "trailing"}, 8, False, 1e-5),
-    "ddim of v": ("DDIM", SD_DDIM | {"prediction_type": "v_prediction"}, 10, False, 1e-5),
-    "ddim of x0, zero terminal snr": (
-        "DDIM",
-        SD
-        | {
-            "prediction_type": "sample",
-            "rescale_betas_zero_snr": True,
-            "clip_sample": False,
-            "timestep_spacing": "trailing",
-        },
-        10,
-        False,
-        1e-5,
-    ),
-    "ddim, cosine": ("DDIM", {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}, 10, False, 1e-5),
-    "euler of stable diffusion xl": (
-        "EulerDiscrete",
-        SD | {"timestep_spacing": "leading", "steps_offset": 1},
-        10,
-        True,
-        1e-5,
-    ),
-    # Between timesteps their sigma is linear.
-    "euler between timesteps": ("EulerDiscrete", SD, 10, True, 1e-4),
-    "euler, karras": ("EulerDiscrete", SD | {"use_karras_sigmas": True}, 10, True, 1e-4),
-    "dpm-solver++ 2m": ("DPMSolverMultistep", SD, 10, False, 1e-5),
-    "dpm-solver++ 2m, leading": (
-        "DPMSolverMultistep",
-        SD | {"timestep_spacing": "leading", "steps_offset": 1},
-        10,
-        False,
-        1e-5,
-    ),
-    "dpm-solver++ 2m, trailing": ("DPMSolverMultistep", SD | {"timestep_spacing": "trailing"}, 10, False, 1e-5),
-    "dpm-solver++ 3m": ("DPMSolverMultistep", SD | {"solver_order": 3}, 20, False, 1e-4),
-    "unipc": ("UniPCMultistep", SD | {"solver_order": 1}, 20, False, 1e-5),
-    "lms": ("LMSDiscrete", SD | {"timestep_spacing": "leading", "steps_offset": 1}, 10, True, 1e-5),
-}
+DDIM = {"_class_name": "DDIMScheduler", **SD}
+# Read from configs though no class declares them: ends of respaced levels, and what pipelines take for dynamic shifts.
+UNDECLARED = {"sigma_min", "sigma_max", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"}
 
 
-def scheduler(name, config, tmp_path):
-    made = getattr(diffusers, f"{name}Scheduler")(**config)
-    made.save_pretrained(tmp_path)
-    return made, read_schedule(tmp_path / "scheduler_config.json")
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_defaults_are_those_of_diffusers(name):
+    signature = inspect.signature(inspect.unwrap(peer_class(name).__init__)).parameters
+    theirs = {field: parameter.default for field, parameter in signature.items() if field != "self"}
+    ours = {field: value for field, value in DEFAULTS[name].items() if field in theirs or field not in UNDECLARED}
+    assert ours.items() <= theirs.items()
 
 
-def said(prediction, x0, eps, alpha, sigma):
-    return {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[prediction]
-
-
-def ours(schedule, n, x, noise=None):
-    """The end of n evaluations, through the network's raw output."""
-    process, told = schedule.process, schedule.parameterization
-
-    def denoise(x, t):
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        x0 = network(jnp, x, alpha, sigma)
-        eps = (x - alpha * x0) / sigma
-        raws = {"Eps": eps, "X0": x0, "V": alpha * eps - sigma * x0, "Velocity": eps - x0}
-        return told.prediction(process, raws[type(told).__name__], x, t)
-
-    grid = schedule.grid(n)
-    table = np.zeros((len(grid) - 1, 1, *X.shape), np.float32) if noise is None else noise
-    source = handed_in(jnp.asarray(table), jnp.asarray(table))
-    run = lambda x, grid: integrate(keys_of(len(X)), x, denoise, process, schedule.solver, grid, noise=source)
-    return np.asarray(jax.jit(run)(jnp.asarray(x), grid))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_schedule_ends_where_the_scheduler_ends(case, tmp_path):
-    name, config, n, over_alpha, close = CASES[case]
-    peer, schedule = scheduler(name, config, tmp_path)
-    peer.set_timesteps(n)
-    grid = schedule.grid(n)
-    first = float(grid[0])
-    alpha = float(schedule.process.alpha(first))
-    x, told = torch.tensor(X / alpha if over_alpha else X), config.get("prediction_type", "epsilon")
-    for i, t in enumerate(peer.timesteps):
-        assert float(schedule.process.noise_label(grid[i])) == pytest.approx(
-            float(t), abs=0.6 * ("karras" in case) + 1e-3
-        )
-        if over_alpha:
-            level = peer.sigmas[i]
-            x0, eps = network(torch, x, 1.0, level), (x - network(torch, x, 1.0, level)) / level
-            peer.scale_model_input(x, t)
-        else:
-            kept = peer.alphas_cumprod[int(t)]
-            level = kept**0.5, (1 - kept) ** 0.5
-            x0 = network(torch, x, *level)
-            eps = (x - level[0] * x0) / level[1]
-        raw = eps if over_alpha else said(told, x0, eps, *level)
-        x = peer.step(raw, t, x).prev_sample
-    end = float(schedule.process.alpha(float(grid[-1]))) if over_alpha else 1.0
-    assert apart(x.numpy() * end, ours(schedule, n, X)) < close
-
-
-def test_ancestral_steps_of_a_chain(tmp_path):
-    config = {"variance_type": "fixed_large", "clip_sample": False}
-    peer, schedule = scheduler("DDPM", config, tmp_path)
-    peer.set_timesteps(20)
-    noise, generator, x = noises(19), torch.Generator().manual_seed(0), torch.tensor(X)
-    for t in peer.timesteps[:19]:
-        kept = peer.alphas_cumprod[int(t)]
-        x0 = network(torch, x, kept**0.5, (1 - kept) ** 0.5)
-        x = peer.step((x - kept**0.5 * x0) / (1 - kept) ** 0.5, t, x, generator=generator).prev_sample
-    cut = schedule._replace(grid=lambda n: schedule.grid(n)[:-1])
-    assert apart(x, ours(cut, 20, X, noise)) < 1e-5
-
-
-def test_a_flow(tmp_path):
-    peer, schedule = scheduler("FlowMatchEulerDiscrete", {"shift": 3.0}, tmp_path)
-    peer.set_timesteps(10)
-    x = torch.tensor(X)
-    np.testing.assert_allclose(schedule.grid(10)[:-1] * schedule.label_scale, peer.timesteps, rtol=1e-6)
-    for i, t in enumerate(peer.timesteps):
-        x0 = network(torch, x, 1 - peer.sigmas[i], peer.sigmas[i])
-        x = peer.step((x - x0) / peer.sigmas[i], t, x).prev_sample
-    assert apart(x, ours(schedule, 10, X)) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "name", [name.removesuffix("Scheduler") for name in (*KINDS, "FlowMatchEulerDiscreteScheduler")]
-)
-def test_the_defaults_are_those_of_diffusers(name, tmp_path):
-    """A config that leaves every field out is read as one that diffusers wrote with all of its defaults."""
-    _, written = scheduler(name, {}, tmp_path)
-    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": f"{name}Scheduler"}))
-    empty = read_schedule(tmp_path / "scheduler_config.json")
-    assert (written.solver, written.clip, written.label_scale) == (empty.solver, empty.clip, empty.label_scale)
-    assert type(written.parameterization) is type(empty.parameterization)
-    np.testing.assert_array_equal(written.grid(10), empty.grid(10))
-    times = jnp.linspace(0.1, 1, 9)
-    np.testing.assert_array_equal(written.process.log_snr(times), empty.process.log_snr(times))
+def test_what_a_class_does_not_read_is_ignored_and_logged(caplog):
+    others = {"interpolation_type": "linear", "sample_max_value": "high", "algorithm_type": None, "colour": 3}
+    with caplog.at_level(logging.DEBUG, logger="jdiff"):
+        schedule_of({"_class_name": "EulerAncestralDiscreteScheduler", **SD, **others}, "config")
+    assert "does not read algorithm_type, colour, interpolation_type, sample_max_value" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"_class_name": "KarrasVeScheduler"}, "there is no KarrasVeScheduler; there are DDIMScheduler"),
+        ({"_class_name": "KarrasVeScheduler"}, 'there is no scheduler class "KarrasVeScheduler"; there are DDIM'),
+        ({"_class_name": ["DDIMScheduler"]}, r"there is no scheduler class \[\"DDIMScheduler\"\]"),
+        ({}, "there is no scheduler class null"),
+        (DDIM | {"beta_schedule": "steep"}, 'beta_schedule="steep" is not supported .must be "linear" or'),
+        (DDIM | {"beta_schedule": "steep", "steps_offset": -1}, "beta_schedule=.*; .*steps_offset=-1"),
+        (DDIM | {"rescale_betas_zero_snr": True}, 'prediction_type "epsilon" cannot go with it'),
+        (DDIM | {"num_train_timesteps": 10**11}, "num_train_timesteps=100000000000 is not supported"),
+        (DDIM | {"num_train_timesteps": 1000.0}, "num_train_timesteps=1000.0"),
+        (DDIM | {"num_train_timesteps": True}, "num_train_timesteps=true"),
+        (DDIM | {"beta_end": float("nan")}, "beta_end=NaN"),
+        (DDIM | {"trained_betas": [0.1, "x"]}, r"trained_betas=\[0.1, \"x\"\]"),
+        (DDIM | {"trained_betas": [0.5] * 2000}, "alphas_cumprod must decrease"),
+        (DDIM | {"clip_sample": "no"}, 'clip_sample="no" is not supported .must be true or false'),
+        (DDIM | {"clip_sample_range": None}, "clip_sample_range=null"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, 'needs final_sigmas_type="sig'),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}, "solver_order=4 .* 1 or 2 or 3"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}, "invert_sigmas=true"),
         (
-            {"_class_name": "DDIMScheduler", "thresholding": True, "colour": 3},
-            "unknown colour=3; unsupported thresholding=True",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_karras_sigmas": True, "sigma_max": 80.0},
+            "sigma_max=80.0 must lie below 1",
         ),
-        ({"_class_name": "DDIMScheduler", "beta_schedule": "steep"}, "beta_schedule='steep' is not supported"),
-        ({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "Eps cannot be used with"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heun"}, "solver_type='heun' is not supported"),
     ],
 )
 def test_what_is_not_supported_is_named(config, named, tmp_path):
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=f"scheduler_config.json: .*{named}"):
         read_schedule(tmp_path / "scheduler_config.json")
 
 
-def test_more_steps_than_the_chain_has(tmp_path):
-    _, schedule = scheduler("DDIM", {}, tmp_path)
-    with pytest.raises(ValueError, match="between 1 and the chain's 1000, got 1001"):
-        schedule.grid(1001)
+def test_a_field_counts_only_beside_what_makes_it_read():
+    for config in ({"clip_sample": False, "clip_sample_range": None}, {"thresholding": False, "sample_max_value": -1}):
+        schedule_of(DDIM | config, "config")
+
+
+def test_steps_that_the_schedule_has_not():
+    schedule = schedule_of(DDIM, "config")
+    for n in (0, 1001):
+        with pytest.raises(ValueError, match=f"between 1 and the chain's 1000, got {n}"):
+            schedule.table(n)
+    trailing = schedule_of(DDIM | {"timestep_spacing": "trailing"}, "config")
+    with pytest.raises(ValueError, match="61 steps is published with one more, at timestep -1"):
+        trailing.table(61)
+    with pytest.raises(ValueError, match="at least 4 without skip_prk_steps, got 3"):
+        schedule_of({"_class_name": "PNDMScheduler", **SD}, "config").table(3)
+    flux = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    with pytest.raises(ValueError, match=r"use_dynamic_shifting: .* give its number of tokens"):
+        schedule_of(flux, "config").table(10)
+
+
+def test_a_solver_of_ours_runs_on_the_same_levels():
+    """DDIM of ours without clipping is their DDIM where each step leads to the next."""
+    schedule = schedule_of(DDIM | {"clip_sample": False}, "config")
+    ours, theirs = planned(schedule, 10, "ddim"), planned(schedule, 10, None)
+    np.testing.assert_allclose(ours.process.noise_label(ours.grid[:-1]), theirs.process.labels[:0:-1], atol=2e-3)
+
+    def run(plan):
+        def denoise(x, t):
+            alpha, sigma = plan.process.alpha(t), plan.process.sigma(t)
+            x0 = network(jnp, x, alpha, sigma)
+            return Prediction(x0, (x - alpha * x0) / sigma)
+
+        return integrate(keys_of(len(X)), jnp.asarray(X), denoise, plan.process, plan.solver, plan.grid)
+
+    assert apart(jax.jit(run)(ours), jax.jit(run)(theirs)) < 1e-5
+
+
+def test_limits_of_the_data():
+    """diffusers' dynamic threshold on samples of unequal size; a limited prediction is still consistent with x."""
+    x0 = (
+        np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
+        * np.array([0.1, 1, 3, 9])[:, None, None, None]
+    )
+    x0 = x0.astype(np.float32)
+    config = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0}
+    peer = diffusers.DDIMScheduler(**config)
+    limit = schedule_of({"_class_name": "DDIMScheduler", **config}, "config").limit
+    assert isinstance(limit, DynamicThreshold)
+    theirs = peer._threshold_sample(torch.tensor(x0)).numpy()
+    np.testing.assert_allclose(limit(jnp.asarray(x0)), theirs, rtol=1e-6)
+    process = schedule_of(DDIM, "config").process
+    denoise = limited(lambda x, t: Prediction(3 * x, x), process, Clip(limit=0.5))
+    x, t = jnp.asarray(x0), jnp.float32(0.4)
+    prediction = denoise(x, t)
+    np.testing.assert_allclose(process.perturb(prediction.x0, prediction.eps, t), x, atol=1e-5)
+    assert float(jnp.abs(prediction.x0).max()) == 0.5

@@ -42,11 +42,11 @@ def timesteps_of(fields: Fields, n: int) -> np.ndarray:
 
 
 def ddim(fields: Fields, n: int, tokens: int | None) -> Table:
-    chain, stride = Chained(fields, levels.alphas_cumprod(fields)), fields["num_train_timesteps"] // n
-    return _ddim(fields, chain, stride, timesteps_of(fields, n))
+    return _ddim(fields, Chained(fields, levels.alphas_cumprod(fields)), timesteps_of(fields, n))
 
 
-def _ddim(fields: Fields, chain: Chained, stride: int, timesteps: np.ndarray) -> Table:
+def _ddim(fields: Fields, chain: Chained, timesteps: np.ndarray) -> Table:
+    stride = chain.total // len(timesteps)
     pairs = [(chain.level(t), chain.level(t - stride)) for t in timesteps]
     steps = [Step(at=at, to=to, eps=to.sigma, values=[to.alpha]) for at, to in pairs]
     return tabulate(steps, limit=limit_of(fields))
@@ -59,8 +59,7 @@ def cogvideox_kept(fields: Fields) -> np.ndarray:
 
 
 def cogvideox_ddim(fields: Fields, n: int, tokens: int | None) -> Table:
-    chain, stride = Chained(fields, cogvideox_kept(fields)), fields["num_train_timesteps"] // n
-    return _ddim({}, chain, stride, timesteps_of(fields, n))
+    return _ddim({}, Chained(fields, cogvideox_kept(fields)), timesteps_of(fields, n))
 
 
 def ddpm(fields: Fields, n: int, tokens: int | None) -> Table:
@@ -145,8 +144,8 @@ def tcd(fields: Fields, n: int, tokens: int | None) -> Table:
 
 def pndm(fields: Fields, n: int, tokens: int | None) -> Table:
     """Linear multistep in the raw output (arXiv:2202.09778), after Runge-Kutta rows or a repeated step."""
-    chain, stride = Chained(fields, levels.alphas_cumprod(fields)), fields["num_train_timesteps"] // n
-    timesteps = timesteps_of(fields, n)
+    chain, timesteps = Chained(fields, levels.alphas_cumprod(fields)), timesteps_of(fields, n)
+    stride = chain.total // n
     space = "v" if fields["prediction_type"] == "v_prediction" else "eps"
 
     def step(told: int, of: int, to: int, aside: bool, keep: bool, weights: list[float]) -> Step:
@@ -158,8 +157,8 @@ def pndm(fields: Fields, n: int, tokens: int | None) -> Table:
         if space == "v":
             x, along = x - factor * start.sigma, start.alpha
         values = [-factor * along * weight for weight in weights]
-        at, state = chain.level(told), {"aside": x} if aside else {"x": x}
-        return Step(at=at, to=end, values=values, keep=keep, **state)
+        at, other = chain.level(told), x if aside else 0.0
+        return Step(at=at, to=end, x=x - other, aside=other, values=values, keep=keep)
 
     order4 = [55 / 24, -59 / 24, 37 / 24, -9 / 24]
     if fields["skip_prk_steps"]:

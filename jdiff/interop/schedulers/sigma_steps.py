@@ -75,9 +75,10 @@ def euler(fields: Fields, n: int, tokens: int | None) -> Table:
 
 
 def _ancestral(sigma: float, end: float) -> tuple[float, float]:
-    """The noise that is added, and the level before it."""
-    up = math.sqrt(end**2 * (sigma**2 - end**2) / sigma**2)
-    return up, math.sqrt(max(end**2 - up**2, 0.0))
+    """The noise that is added, and the level before it: their difference, in the float32 that it is published in."""
+    squared, there = np.float32(sigma) ** 2, np.float32(end) ** 2
+    up = np.sqrt(there * (squared - there) / squared)
+    return float(up), float(np.sqrt(np.maximum(there - up**2, 0)))
 
 
 def euler_ancestral(fields: Fields, n: int, tokens: int | None) -> Table:
