@@ -1,6 +1,6 @@
 """Which published configuration files open, and why the others do not: experiments/results/published.md.
 
-    python experiments/published.py FOLDER
+    PYTHONPATH=. python experiments/published.py FOLDER
 
 FOLDER holds folders of models with their configuration files as they were published, without weights. Each function
 makes one section of the page from it.
@@ -8,7 +8,7 @@ makes one section of the page from it.
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent / "results" / "published.md"
 INTRODUCTION = """# Published configuration files
 
 Some 1,070 configuration files of some 150 published models and of their older versions, as they were on the hub, read
-by `python experiments/published.py FOLDER`. A file is accepted, or refused for a reason that is given.
+by `PYTHONPATH=. python experiments/published.py FOLDER`. A file is accepted, or refused for a reason that is given.
 """
 SCHEDULERS = ("scheduler_config.json", "scheduler.json")
 
@@ -120,7 +120,41 @@ def table(head: tuple[str, ...], rows: list[tuple]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-SECTIONS: tuple[Callable[[Path], str], ...] = (networks, pipelines)
+def schedulers(folder: Path) -> str:
+    """The section on schedulers, by class: how far accepted ones end from diffusers', on one network, state and noise.
+
+    It needs the extra `oracles`, and runs the trajectories of tests/interop/."""
+    from pytest import MonkeyPatch
+
+    from tests.interop.test_published_schedulers import differences
+
+    ends, labels, refused = defaultdict(list), defaultdict(list), []
+    with MonkeyPatch.context() as patch:
+        for path in sorted(folder.rglob("*.json")):
+            if not path.name.startswith("scheduler"):
+                continue
+            if (told := outcome(lambda path=path: read_schedule(path), folder)) != "accepted":
+                refused.append((path.relative_to(folder).as_posix(), told))
+                continue
+            config = read_object(path)
+            end, label = differences(config, patch, steps=(10, 20))
+            ends[config["_class_name"]].append(end)
+            labels[config["_class_name"]].append(label)
+    rows = [(name, len(ends[name]), f"{max(ends[name]):.0e}", f"{max(labels[name]):.0e}") for name in sorted(ends)]
+    head = ("class", "accepted", "greatest difference of the end", "of a timestep")
+    return f"""## Schedulers
+
+Over 10 and 20 steps, a picture of four values: the difference of ours and theirs over the greatest of theirs.
+
+{table(head, rows)}
+
+Refused:
+
+{table(("file", "reason"), refused)}
+"""
+
+
+SECTIONS: tuple[Callable[[Path], str], ...] = (schedulers, networks, pipelines)
 
 
 def main() -> None:
