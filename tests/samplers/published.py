@@ -326,6 +326,7 @@ LOOPS: dict[str, Callable[[], np.ndarray]] = {
     "unipc1_bh1": unipc(1, "bh1"),
     "unipc2_bh1": unipc(2, "bh1"),
     "unipc3_bh1": unipc(3, "bh1"),
+    "unipc2_bh1_eps": unipc(2, "bh1", eps),
     "res_2s": res([0.5]),
     "res_3s": res([0.5, 1.0]),
 }

@@ -16,7 +16,11 @@ from jdiff.samplers.unipc import UniPC
 from tests.samplers.published import GRID, LOOPS, PROCESS, START, data
 from tests.samplers.tools import keys_of
 
-METHODS = {**SOLVERS, "unipc3_bh1": UniPC(p=3, variant="bh1")}
+METHODS = {
+    **SOLVERS,
+    "unipc3_bh1": UniPC(p=3, variant="bh1"),
+    "unipc2_bh1_eps": UniPC(p=2, variant="bh1", space="eps"),
+}
 
 
 @pytest.mark.usefixtures("x64")
