@@ -7,7 +7,7 @@ The vector of the timestep is added to that of the label, and in XL to that of a
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,11 @@ from jdiff.typing import Array, Cond
 
 DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 UP = ("CrossAttnUpBlock2D", "UpBlock2D")
+
+
+def _later(default: Any) -> Any:
+    """A field that configs of older runs lack; they are read with the default."""
+    return dataclasses.field(default=default, metadata={"was": default})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +66,19 @@ class UNet2DCondition:
     """Edge of the images that it was trained on; changes nothing."""
     in_channels: int = 4
     out_channels: int = 4
-    center_input_sample: bool = False
+    center_input_sample: bool = _later(False)
     """Whether x becomes 2 x - 1."""
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     down_block_types: tuple[str, ...] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
-    only_cross_attention: bool | tuple[bool, ...] = False
+    only_cross_attention: bool | tuple[bool, ...] = _later(False)
     """Whether pixels attend to the text twice and not to one another; not in the middle."""
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int | tuple[int, ...] = 2
     downsample_padding: int = 1
-    mid_block_scale_factor: float = 1
+    mid_block_scale_factor: float = _later(1)
     """What the sum at the end of a residual block in the middle is divided by."""
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
@@ -84,15 +89,15 @@ class UNet2DCondition:
     attention_head_dim: int | tuple[int, ...] = 8
     """The number of heads: an old mistake that the name keeps."""
     use_linear_projection: bool = False
-    encoder_hid_dim: int | None = None
+    encoder_hid_dim: int | None = _later(None)
     """Width of the text's embeddings where they are projected to `cross_attention_dim`."""
-    encoder_hid_dim_type: str | None = None
+    encoder_hid_dim_type: str | None = _later(None)
     """"text_proj" or None, which are the same."""
-    class_embed_type: str | None = None
+    class_embed_type: str | None = _later(None)
     """How `label` enters: None, a class out of `num_class_embeds`; "timestep", a number [B] as the timestep;
     "projection" or "simple_projection", numbers [B, projection_class_embeddings_input_dim] by two layers or by one;
     "identity", the vector [B, 4 block_out_channels[0]] itself."""
-    class_embeddings_concat: bool = False
+    class_embeddings_concat: bool = _later(False)
     """Whether the label's vector lies beside the timestep's, rather than being added."""
     addition_embed_type: str | None = None
     """"text_time" in Stable Diffusion XL."""
@@ -100,11 +105,11 @@ class UNet2DCondition:
     num_class_embeds: int | None = None
     resnet_time_scale_shift: str = "default"
     time_embedding_dim: int | None = None
-    time_cond_proj_dim: int | None = None
+    time_cond_proj_dim: int | None = _later(None)
     """Width of "timestep_cond", which is added to the timestep's sinusoids: in latent consistency models (2310.04378),
     sinusoids of the scale of guidance."""
-    conv_in_kernel: int = 3
-    conv_out_kernel: int = 3
+    conv_in_kernel: int = _later(3)
+    conv_out_kernel: int = _later(3)
     projection_class_embeddings_input_dim: int | None = None
     compute: Compute = PLAIN
 
