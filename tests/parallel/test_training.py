@@ -14,6 +14,7 @@ from jax.extend.backend import clear_backends
 
 from jdiff.models import MMDiT, UNet2DCondition, functional
 from jdiff.parallel import Mesh, put_batch, state_sharding
+from tests.compilations import compilations
 from tests.parallel.runs import ROWS, SIZE, SMALL, TRANSFORMERS, UNETS, difference, moved, run_of, trained
 
 LOSS, NORM, GRADIENT = 1e-5, 1e-4, 5e-6
@@ -44,20 +45,21 @@ def alone(name):
 
 def same_as_alone(name, mesh, **fields):
     figures, gradient = alone(name)
-    got, first, state, trainer, step = trained(run_of(ALL[name], mesh, **fields))
+    with compilations("traced") as made:
+        got, first, state, trainer, _ = trained(run_of(ALL[name], mesh, **fields))
     np.testing.assert_allclose(got[:, 0], figures[:, 0], rtol=LOSS)
     np.testing.assert_allclose(got[:, 1], figures[:, 1], rtol=NORM)
     assert difference(first, gradient) < GRADIENT
     for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(trainer.abstract), strict=True):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
-    return state, trainer, step
+    return state, trainer, made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), TESTED, ids=[" on ".join(pair) for pair in TESTED])
 def test_a_mesh_trains_as_one_device(name, mesh):
-    _, trainer, step = same_as_alone(name, MESHES[mesh])
-    assert step._cache_size() == 1
+    _, trainer, made = same_as_alone(name, MESHES[mesh])
+    assert len(made) == 1
     split = {axis for row in trainer.layout() for axis in row.spec if axis is not None}
     shared = {axis for axis in ("fsdp", "tensor", "pipeline") if trainer.mesh.shape[axis] > 1}
     assert split == (shared if name in TRANSFORMERS else shared - {"tensor"})
@@ -65,8 +67,8 @@ def test_a_mesh_trains_as_one_device(name, mesh):
 
 def test_a_mixed_mesh_trains_as_one_device():
     """One of the table, for every day, with parts of the batch one after the other."""
-    _, trainer, step = same_as_alone("DiT", Mesh(pipeline=2, context=2, fsdp=2), accumulate=2)
-    assert step._cache_size() == 1
+    _, trainer, made = same_as_alone("DiT", Mesh(pipeline=2, context=2, fsdp=2), accumulate=2)
+    assert len(made) == 1
     assert {axis for row in trainer.layout() for axis in row.spec} >= {"fsdp", "pipeline"}
 
 

@@ -19,6 +19,7 @@ from jdiff.train.checkpoint import Checkpoints
 from jdiff.train.restore import open_run
 from jdiff.train.trainer import assemble
 from tests import recipe
+from tests.compilations import compilations
 from tests.data.test_view_stream import build
 
 SHAPES = {(16, 16, 3), (12, 20, 3), (20, 12, 3)}
@@ -47,12 +48,13 @@ def test_each_shape_compiles_once(view):
     state, step = trainer.initial(), trainer.step()
     data = read(experiment, 0, lambda batch: {name: batch[name] for name in ("image", "index")})
     seen = []
-    for _ in range(12):
-        batch = next(data)
-        seen.append(batch["image"].shape[1:])
-        state, metrics = step(state, batch | {"index": batch["index"].astype(np.uint32)})
-        assert np.isfinite(metrics["loss"])
-    assert set(seen) == SHAPES and step._cache_size() == 3
+    with compilations(step.__name__) as made:
+        for _ in range(12):
+            batch = next(data)
+            seen.append(batch["image"].shape[1:])
+            state, metrics = step(state, batch | {"index": batch["index"].astype(np.uint32)})
+            assert np.isfinite(metrics["loss"])
+    assert set(seen) == SHAPES and len(made) == 3
     # The pictures were bytes: the update makes of them what the stream gives without `put`.
     assert batch["image"].dtype == np.uint8
     batch |= {"index": batch["index"].astype(np.uint32)}
