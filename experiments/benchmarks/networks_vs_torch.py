@@ -36,7 +36,7 @@ from jdiff.interop import from_pretrained
 from jdiff.interop.schedulers import read_schedule
 from jdiff.models import Compute
 from jdiff.prediction import predictor
-from jdiff.samplers import integrate
+from jdiff.samplers import DDIM, integrate
 
 BATCH, SIZE, CHANNELS, STEPS, ROUNDS, THREADS = 4, 32, 4, 20, 9, 2
 TEXT = (16, 128)
@@ -91,7 +91,7 @@ def ours(name: str, folder: str) -> dict:
     @jax.jit
     def draw(params, keys, x, grid):
         predict = predictor(partial(network.apply, params), schedule.process, schedule.parameterization)
-        return integrate(keys, x, guidance.unguided(predict, cond), schedule.process, schedule.solver, grid)
+        return integrate(keys, x, guidance.unguided(predict, cond), schedule.process, DDIM(), grid)
 
     held = [jax.tree.map(jnp.copy, params), optimizer.init(params)]
 
