@@ -150,7 +150,8 @@ def stable_diffusion_3(folder, with_t5):
         tokenizer=one,
         tokenizer_2=two,
         tokenizer_3=three,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        # Without T5, the shift depends on the picture's size.
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=not with_t5),
     )
 
 
