@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         log = logging.getLogger("jdiff")
         log.setLevel(logging.DEBUG)
         log.addHandler(logging.StreamHandler())
+        log.propagate = False  # a library may have given the root a handler of its own
     try:
         check_limits(verb)
         run(verb, rest)
