@@ -42,10 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         logging.disable(logging.ERROR)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     else:
-        log = logging.getLogger("jdiff")
-        log.setLevel(logging.DEBUG)
-        log.addHandler(logging.StreamHandler())
-        log.propagate = False  # a library may have given the root a handler of its own
+        logging.basicConfig(format="%(message)s")  # before a library gives the root a handler of its own
+        logging.getLogger("jdiff").setLevel(logging.DEBUG)
     try:
         check_limits(verb)
         run(verb, rest)
