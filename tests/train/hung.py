@@ -15,8 +15,8 @@ from jdiff.train.watchdog import Watchdog
 def main(words):
     batches = Trainer.batches
 
-    def stuck_here(self, source, start):
-        for step, batch in enumerate(batches(self, source, start), start + 1):
+    def stuck_here(self, source, start, *rest):
+        for step, batch in enumerate(batches(self, source, start, *rest), start + 1):
             if step == 6 and jax.process_index() == 1:
                 time.sleep(1000)
             yield batch

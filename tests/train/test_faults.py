@@ -187,8 +187,8 @@ from tests import recipe
 import dataclasses
 from pathlib import Path
 real = trainer.Trainer.batches
-def hangs(self, source, start):
-    for number, batch in enumerate(real(self, source, start)):
+def hangs(self, source, start, *rest):
+    for number, batch in enumerate(real(self, source, start, *rest)):
         if number == 3:
             time.sleep(1000)
         yield batch

@@ -40,8 +40,8 @@ def main(notes, words):
         with Path(f"{notes}.{jax.process_index()}").open("a") as file:
             file.write(json.dumps(values) + "\n")
 
-    def noted_batches(self, source, start):
-        for step, batch in enumerate(batches(self, source, start), start + 1):
+    def noted_batches(self, source, start, *rest):
+        for step, batch in enumerate(batches(self, source, start, *rest), start + 1):
             note(step=step, rows=rows(batch))
             yield batch
 
