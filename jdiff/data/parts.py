@@ -81,10 +81,10 @@ def read_part(path: Path) -> Part:
     again = "remove it and index its shard again"
     try:
         schema = pq.read_schema(path)
-        wrong = check_seal(path)
-    except (OSError, pa.ArrowException) as error:
+        names, wrong = schema.names, check_seal(path)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # names are decoded when they are asked for
         raise ValueError(f"{path} is no part of an index, or damaged: {error}; {again}") from error
-    if missing := [name for name in SCHEMA.names if name not in schema.names]:
+    if missing := [name for name in SCHEMA.names if name not in names]:
         raise ValueError(
             f"{path} is of an older index, without the column {', '.join(missing)}: index its shards again, into a "
             "new folder"
