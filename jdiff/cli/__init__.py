@@ -19,7 +19,7 @@ VERBS = {
 }
 _LEAST_BYTES = 3 * 2**30
 _MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "can't start new thread", "bad_alloc")
-"""What libraries say where there is not enough of it."""
+"""Phrases by which libraries report a lack of memory."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,7 +82,7 @@ def check_limits(verb: str) -> None:
 
 
 def in_words(error: Exception) -> str:
-    """What an error says, with the file first where the system says one."""
+    """The message of an error, led by its file where the system names one."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -15,7 +15,7 @@ from jdiff.cli.arguments import show
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pack:
-    """What `jdiff data pack` takes."""
+    """Arguments of `jdiff data pack`."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Images, with captions in .txt or .json files beside them, or named by their subfolders."""
@@ -29,7 +29,7 @@ class Pack:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Index:
-    """What `jdiff data index` takes."""
+    """Arguments of `jdiff data index`."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Tar or ArrayRecord files, folders of them, or URLs of tar files. A table that img2dataset left beside a shard is
@@ -37,7 +37,7 @@ class Index:
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder of the index; what it holds already is not read again."""
     depth: str = "pixels"
-    """How far shards are read: "headers", "bytes" (adds sha256) or "pixels" (adds thumbnail, and rejects what cannot be
+    """Depth of reading: "headers", "bytes" (adds sha256) or "pixels" (adds thumbnail, and rejects what cannot be
     decoded)."""
     workers: int = 2
     """Processes."""

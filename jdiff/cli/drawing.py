@@ -40,7 +40,7 @@ class Drawing:
         self._start, self._drawn = time.monotonic(), 0
 
     def path(self, number: int) -> Path:
-        """Of a picture."""
+        """Fields of one picture."""
         return self.folder / f"{number:05d}.png"
 
     def missing(self, count: int) -> list[int]:

@@ -16,7 +16,7 @@ from jdiff.typing import Array, Cond, Denoiser, Key, Params, Time
 
 
 class Plan(NamedTuple):
-    """How a schedule is sampled over a number of steps; a pytree of values."""
+    """Sampler of a schedule over a number of steps; a pytree of values."""
 
     process: Process
     solver: Solver
@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     start: Array | float
     """Standard deviation of the first state."""
     label_scale: float
-    """What the process's noise label is multiplied by to be what the network is told."""
+    """Factor from the process's noise label to the network's."""
 
 
 def planned(schedule: Schedule, steps: int, solver: str | None, tokens: int | None = None) -> Plan:

@@ -43,13 +43,13 @@ class Tabulated(Solver):
 
     rows: Rows
     limit: Limit | None = None
-    """Of the predicted data."""
+    """Limit of the predicted data."""
     space: Literal["x0", "eps", "v"] = dataclasses.field(default="x0", metadata={"static": True})
     """The value that is kept."""
     draws: bool = dataclasses.field(default=False, metadata={"static": True})
-    """Whether a row draws noise."""
+    """True if a row draws noise."""
     learned: bool = dataclasses.field(default=False, metadata={"static": True})
-    """Whether the network predicts the variance between the rows' bounds."""
+    """True if the network predicts the variance between the rows' bounds."""
 
     order = 1
     nfe_per_step = 1

@@ -57,20 +57,20 @@ PREDICTIONS: dict[str, Parameterization] = {
 
 
 class Schedule(NamedTuple):
-    """What a scheduler does."""
+    """A published scheduler."""
 
     process: Process
     """In continuous time, for solvers of ours."""
     parameterization: Parameterization
     label_scale: float
-    """What the process's noise label is multiplied by to be what the network is told."""
+    """Factor from the process's noise label to the network's."""
     limit: Limit | None
-    """Of the predicted data."""
+    """Limit of the predicted data."""
     table: Callable[..., Table]
     """(steps, tokens=None) -> the published sampler, whose process has the network's labels. `tokens`: of the picture,
     for a schedule that depends on its size. Raises ValueError for steps that the schedule has not."""
     dynamic: bool
-    """Whether the schedule depends on the picture's size."""
+    """True for a schedule that depends on the picture's size."""
 
     def grid(self, steps: int, tokens: int | None = None) -> Array:
         """Times of `process` at the levels of the published sampler, decreasing, float32."""

@@ -89,7 +89,7 @@ class EDMPoints(Points):
 
 
 def _factors(points: Points, i: int, start: int, algorithm: str) -> tuple[float, float, float, float, float, float]:
-    """Of the step from `start` to i: its length, and the factors of x, of v_0, of its slope times the length, of its
+    """Length of the step from `start` to i, and the factors of x, of v_0, of its slope times the length, of its
     curvature times the length squared, and of noise."""
     h = points.half[i] - points.half[start]
     alpha, sigma = points.alpha[i], points.sigma[i]

@@ -1,4 +1,4 @@
-"""Which fields a scheduler class reads, with its defaults, and what is refused of their values.
+"""Validation of scheduler configs: the fields that a class reads, their defaults and allowed values.
 
 A field that the class does not read is ignored, as its own code does: configs are handed from class to class, and carry
 what others read. It is logged at DEBUG. A field that it does read is honoured, or refused by its name.
@@ -151,7 +151,7 @@ def fields_of(kind: str, config: Fields, pipeline: str | None = None) -> dict[st
 
 
 def _together(kind: str, fields: Fields) -> Iterable[str]:
-    """What fields may not be at once: combinations that diffusers refuses, or whose numbers are not finite there."""
+    """Yields combinations that diffusers refuses, or whose factors are not finite there."""
     respaced = [name for name in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if fields.get(name)]
     respaced += ["use_lu_lambdas"] if fields.get("use_lu_lambdas") else []
     if len(respaced) > 1:

@@ -48,7 +48,7 @@ def sa_solver(fields: Fields, n: int, tokens: int | None) -> Table:
 def _factors(
     points: Points, to: int, start: int, newest: int, order: int, tau: float, data: bool, *, corrects: bool
 ) -> tuple[float, list[float], float]:
-    """Of the state at `start`, of the values at `newest` and before, and of the noise."""
+    """Factors of the state at `start`, of the values from `newest` back, and of the noise."""
     half = points.half
     h, power = half[to] - half[start], 1 + tau**2
     node, weight = np.polynomial.legendre.leggauss(16)

@@ -50,7 +50,7 @@ class Step:
 
 
 class Table(NamedTuple):
-    """What draws as the scheduler does over a number of steps."""
+    """A scheduler's sampler over a number of steps."""
 
     process: Nodes
     solver: Tabulated
